@@ -1,0 +1,92 @@
+//! Hot receive memory of readiness kernels: receives packed one behind the other.
+
+use super::{Block, Lease, Pool};
+
+/// A few large blocks of which one is *current*; each receive is offered the rest of it and takes only
+/// what arrived.
+///
+/// ```text
+/// current block  ├─ a's 64 B ─┼─ b's 1 KiB ─┼─ c's 80 B ─┼──────── offered next ────────┤
+///                                                        ▲ filled
+/// ```
+///
+/// So the messages of one turn lie packed, and the same few cache lines serve every turn: at the
+/// begin of a turn the block is used from its start again, unless a lease still pins it. A pinned
+/// block is replaced when it is full.
+///
+/// All methods belong to the loop's thread.
+#[derive(Debug)]
+pub struct Arena {
+    pool: Pool,
+    current: Block,
+    /// Bytes of `current` given out. 0 <= filled <= block size.
+    filled: usize,
+}
+
+impl Arena {
+    /// An arena of `blocks` blocks of `block_size` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If either is zero.
+    pub fn new(block_size: usize, blocks: usize) -> Self {
+        let mut pool = Pool::new(block_size, blocks);
+        let current = pool.acquire().expect("a pool has at least one block");
+        Self { pool, current, filled: 0 }
+    }
+
+    /// Uses the current block from its start again if nobody pins it, else replaces it once it is half
+    /// full and another is free.
+    pub fn begin_turn(&mut self) {
+        if self.filled == 0 {
+            return;
+        }
+        if self.pool.is_unshared(self.current) {
+            self.filled = 0;
+        } else if self.room() < self.pool.block_size() / 2
+            && let Some(block) = self.pool.acquire()
+        {
+            self.pool.release(self.current);
+            self.current = block;
+            self.filled = 0;
+        }
+    }
+
+    /// The free rest of the current block, if at least `min` bytes are left.
+    ///
+    /// `None` ends the turn's receiving: dispatch what came, then begin another turn.
+    #[inline]
+    pub fn offer(&mut self, min: usize) -> Option<&mut [u8]> {
+        let room = self.room();
+        if room < min {
+            return None;
+        }
+        // SAFETY: the range behind `filled` lies inside the block, was zeroed at allocation, and no
+        // lease covers it, since leases are cut from `.. filled` only.
+        Some(unsafe {
+            let start = self.pool.address(self.current).add(self.filled);
+            std::slice::from_raw_parts_mut(start.as_ptr(), room)
+        })
+    }
+
+    /// Leases the first `len` bytes of what [`offer`](Self::offer) gave.
+    #[inline]
+    pub fn lend(&mut self, len: usize) -> Lease {
+        debug_assert!(len <= self.room());
+        let lease = self.pool.lend_part(self.current, self.filled, len);
+        self.filled += len;
+        lease
+    }
+
+    /// Whether no other block is free. What leases hold must then be copied out, so that the current
+    /// block is never pinned.
+    #[inline]
+    pub fn is_exhausted(&mut self) -> bool {
+        self.pool.is_exhausted()
+    }
+
+    #[inline]
+    fn room(&self) -> usize {
+        self.pool.block_size() - self.filled
+    }
+}

@@ -1,0 +1,267 @@
+//! What a connection has still to send.
+
+use std::fs::File;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Lease;
+use crate::limits::{COPY_SIZE, SPARE_CHUNK_CAPACITY, SPARE_COPY_CAPACITY};
+
+/// One piece of an [`OutQueue`].
+#[derive(Clone, Debug)]
+pub enum Chunk {
+    /// Shared bytes, sent from where they lie.
+    Shared(Bytes),
+    /// Bytes that live as long as the program.
+    Static(&'static [u8]),
+    /// Received bytes, sent on from the loop's memory.
+    Lease(Lease),
+    /// A range of a file, sent by the kernel without passing through the program.
+    File(FileRange),
+}
+
+/// A range of an open file.
+#[derive(Clone, Debug)]
+pub struct FileRange {
+    /// The file; it must stay as long as the range says until the bytes are sent.
+    pub file: Arc<File>,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u64,
+}
+
+impl Chunk {
+    /// Number of bytes to send.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Shared(bytes) => bytes.len() as u64,
+            Self::Static(bytes) => bytes.len() as u64,
+            Self::Lease(lease) => lease.len() as u64,
+            Self::File(range) => range.len,
+        }
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes, unless they lie in a file.
+    fn as_bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Shared(bytes) => Some(bytes),
+            Self::Static(bytes) => Some(bytes),
+            Self::Lease(lease) => Some(lease),
+            Self::File(_) => None,
+        }
+    }
+}
+
+impl From<Bytes> for Chunk {
+    fn from(bytes: Bytes) -> Self {
+        Self::Shared(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Chunk {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Shared(bytes.into())
+    }
+}
+
+impl From<Lease> for Chunk {
+    fn from(lease: Lease) -> Self {
+        Self::Lease(lease)
+    }
+}
+
+impl From<&'static [u8]> for Chunk {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self::Static(bytes)
+    }
+}
+
+impl From<&'static str> for Chunk {
+    fn from(text: &'static str) -> Self {
+        Self::Static(text.as_bytes())
+    }
+}
+
+impl From<FileRange> for Chunk {
+    fn from(range: FileRange) -> Self {
+        Self::File(range)
+    }
+}
+
+/// Chunks in the order in which they leave, sent with as few system calls as possible.
+///
+/// A queue has two lives. First it is *filled* by the front end; then it is moved into a send operation
+/// and *drained* by the driver, front to back, until it is empty. Nothing is appended while it drains
+/// (later writes fill another queue), so the addresses given to the kernel stay valid.
+///
+/// ```text
+///  copied:  ├ "HTTP/1.1 200 OK\r\n" ┼ "ping" ┤          small writes, packed by copy
+///  chunks:  [ Copied(17) ][ Shared(1 MiB) ][ Copied(4) ][ Lease(4 KiB) ]
+///             ▲ head, sent up to `head_sent`
+/// ```
+#[derive(Debug, Default)]
+pub struct OutQueue {
+    /// `chunks[..head]` are sent and hold nothing.
+    chunks: Vec<Piece>,
+    head: usize,
+    /// Bytes of `chunks[head]` that are sent.
+    head_sent: u64,
+    /// Bytes of the small writes; `Piece::Copied` are consecutive ranges of it.
+    copied: Vec<u8>,
+    /// Bytes not yet sent, in all chunks.
+    len: u64,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Copied { start: usize, len: usize },
+    Kept(Chunk),
+}
+
+impl OutQueue {
+    /// Bytes not yet sent.
+    #[inline]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether everything is sent.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends a copy of `bytes`.
+    #[inline]
+    pub fn push_copy(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let start = self.copied.len();
+        self.copied.extend_from_slice(bytes);
+        self.len += bytes.len() as u64;
+        match self.chunks.last_mut() {
+            Some(Piece::Copied { len, .. }) => *len += bytes.len(),
+            _ => self.chunks.push(Piece::Copied { start, len: bytes.len() }),
+        }
+    }
+
+    /// Appends a chunk: a small one by copy, a longer one by reference.
+    #[inline]
+    pub fn push(&mut self, chunk: Chunk) {
+        match chunk.as_bytes() {
+            Some(bytes) if bytes.len() <= COPY_SIZE => self.push_copy(bytes),
+            _ => self.push_kept(chunk),
+        }
+    }
+
+    fn push_kept(&mut self, chunk: Chunk) {
+        if !chunk.is_empty() {
+            self.len += chunk.len();
+            self.chunks.push(Piece::Kept(chunk));
+        }
+    }
+
+    /// Fills `slices` with the bytes to send next, up to the first file range, and says how many of
+    /// them were filled.
+    #[inline]
+    pub fn io_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut skip = self.head_sent as usize;
+        let mut filled = 0;
+        for (piece, slice) in self.chunks[self.head..].iter().zip(slices) {
+            let Some(bytes) = self.bytes_of(piece) else { break };
+            *slice = IoSlice::new(&bytes[skip..]);
+            skip = 0;
+            filled += 1;
+        }
+        filled
+    }
+
+    /// The bytes to send next if they all lie in one piece.
+    #[inline]
+    pub fn single_slice(&self) -> Option<&[u8]> {
+        let [piece] = &self.chunks[self.head..] else { return None };
+        Some(&self.bytes_of(piece)?[self.head_sent as usize..])
+    }
+
+    /// The file range to send next, if the queue's front is one.
+    pub fn front_file(&self) -> Option<FileRange> {
+        let Piece::Kept(Chunk::File(range)) = self.chunks.get(self.head)? else { return None };
+        let sent = self.head_sent;
+        Some(FileRange { file: Arc::clone(&range.file), offset: range.offset + sent, len: range.len - sent })
+    }
+
+    /// Marks the next `count` bytes as sent and lets go of the chunks that are done.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    #[inline]
+    pub fn advance(&mut self, count: u64) {
+        assert!(count <= self.len, "{count} bytes sent of {}", self.len);
+        self.len -= count;
+        self.head_sent += count;
+        if self.len == 0 {
+            self.clear();
+        } else {
+            self.drop_sent();
+        }
+    }
+
+    /// Moves what leases hold out of the loop's memory: a peer that does not read must not pin it.
+    pub fn make_private(&mut self) {
+        for piece in &mut self.chunks[self.head..] {
+            if let Piece::Kept(Chunk::Lease(lease)) = piece {
+                lease.make_private();
+            }
+        }
+    }
+
+    /// Forgets everything, and memory beyond what a spare queue may keep.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.chunks.clear();
+        self.copied.clear();
+        self.head = 0;
+        self.head_sent = 0;
+        self.len = 0;
+        if self.copied.capacity() > SPARE_COPY_CAPACITY {
+            self.copied = Vec::new();
+        }
+        if self.chunks.capacity() > SPARE_CHUNK_CAPACITY {
+            self.chunks = Vec::new();
+        }
+    }
+
+    fn drop_sent(&mut self) {
+        while let Some(piece) = self.chunks.get_mut(self.head) {
+            let len = match piece {
+                Piece::Copied { len, .. } => *len as u64,
+                Piece::Kept(chunk) => chunk.len(),
+            };
+            if self.head_sent < len {
+                return;
+            }
+            // The memory goes back at once, not when the whole queue is sent.
+            *piece = Piece::Copied { start: 0, len: 0 };
+            self.head_sent -= len;
+            self.head += 1;
+        }
+    }
+
+    #[inline]
+    fn bytes_of<'a>(&'a self, piece: &'a Piece) -> Option<&'a [u8]> {
+        match piece {
+            Piece::Copied { start, len } => Some(&self.copied[*start..*start + *len]),
+            Piece::Kept(chunk) => chunk.as_bytes(),
+        }
+    }
+}

@@ -1,0 +1,583 @@
+//! Linux epoll as completions.
+//!
+//! Each descriptor is registered once, edge-triggered, for both directions; after that the kernel is
+//! asked only to wait. What it reports is remembered as *ready bits*, and an operation whose bit is set
+//! stands in the run queue:
+//!
+//! ```text
+//!  epoll_pwait2 ─► ready bits ─► run queue ─► recv, send, accept ─► completions
+//!                                   ▲                │ would block: clear the bit
+//!  submit ──────────────────────────┘                │ budget used up: to the end of the queue
+//!                                   ▲                │
+//!                                   └────────────────┘
+//! ```
+//!
+//! A send is tried when it is submitted; a receive is not, since in request and response traffic the
+//! next request is not there yet.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use bytes::BytesMut;
+
+use super::linux::{self, EventFd};
+use super::readiness::{self, Attempt};
+use super::shelf::{Place, Shelf};
+use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
+use crate::buffer::{Arena, Lease, OutQueue};
+use crate::clock::Timestamp;
+use crate::limits::{ACCEPTS_PER_TURN, COMPLETIONS_PER_TURN, DATAGRAMS_PER_TURN};
+use crate::op::{Completion, Direction, Interest, Op, OutDatagram, Outcome, Submitted, cancelled};
+use crate::sys::syscall;
+use crate::token::{Generation, Key, Token, TokenKind};
+
+/// The epoll driver of one loop.
+#[derive(Debug)]
+pub struct Epoll {
+    epoll: OwnedFd,
+    wake: EventFd,
+    /// By slot number.
+    rows: Vec<Row>,
+    /// Slots with an operation whose ready bit is set. A slot stands here at most once.
+    run: VecDeque<Key>,
+    /// What completed outside a turn.
+    done: Completions,
+    /// Buffers of receives in flight that brought their own.
+    buffers: Shelf<BytesMut>,
+    arena: Arena,
+    events: Box<[libc::epoll_event]>,
+    /// The kernel refused `epoll_pwait2`: waits are rounded up to milliseconds.
+    coarse_waits: bool,
+    stats: DriverStats,
+}
+
+/// What is in flight on one slot.
+#[derive(Debug, Default)]
+struct Row {
+    /// `None` while the slot is vacant.
+    socket: Option<Socket>,
+    generation: Option<Generation>,
+    ready: Ready,
+    /// The slot stands in the run queue.
+    queued: bool,
+    receive: Receive,
+    auxiliary: Auxiliary,
+    send: Send,
+}
+
+/// What the kernel reported and no system call has denied since.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready {
+    readable: bool,
+    writable: bool,
+    /// The peer's end of stream, or an error, lies behind what is still to be read: a short receive
+    /// does not mean that nothing follows.
+    read_closed: bool,
+}
+
+#[derive(Debug, Default)]
+enum Receive {
+    #[default]
+    None,
+    Stream,
+    Into(Place),
+    Datagrams,
+}
+
+#[derive(Debug, Default)]
+enum Send {
+    #[default]
+    None,
+    Queue(Box<OutQueue>),
+    Datagram(Box<OutDatagram>),
+}
+
+#[derive(Debug, Default)]
+enum Auxiliary {
+    #[default]
+    None,
+    Accept,
+    Connect,
+    Watch(Interest),
+}
+
+impl Row {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_ref().and_then(Socket::as_fd).expect("an operation runs on an attached descriptor")
+    }
+
+    /// Whether an operation is in flight whose ready bit is set.
+    fn can_run(&self) -> bool {
+        let Ready { readable, writable, .. } = self.ready;
+        let auxiliary = match self.auxiliary {
+            Auxiliary::None => false,
+            Auxiliary::Accept => readable,
+            Auxiliary::Connect => writable,
+            Auxiliary::Watch(interest) => readable && interest.readable || writable && interest.writable,
+        };
+        auxiliary
+            || readable && !matches!(self.receive, Receive::None)
+            || writable && !matches!(self.send, Send::None)
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!((&self.receive, &self.send, &self.auxiliary), (Receive::None, Send::None, Auxiliary::None))
+    }
+}
+
+impl Epoll {
+    pub(super) fn new(config: &DriverConfig) -> io::Result<Self> {
+        // SAFETY: epoll_create1 takes no pointer, and nobody else owns the descriptor it returns.
+        let epoll = unsafe { OwnedFd::from_raw_fd(syscall!(epoll_create1(libc::EPOLL_CLOEXEC))?) };
+        let wake = EventFd::new()?;
+        // Level-triggered: it stays ready until the loop has reset it.
+        register(&epoll, wake.as_fd(), libc::EPOLLIN, Token::WAKE)?;
+        Ok(Self {
+            epoll,
+            wake,
+            rows: Vec::new(),
+            run: VecDeque::new(),
+            done: Completions::new(),
+            buffers: Shelf::new(),
+            arena: Arena::new(config.arena_block_size, config.arena_blocks),
+            events: vec![libc::epoll_event { events: 0, u64: 0 }; COMPLETIONS_PER_TURN].into(),
+            coarse_waits: false,
+            stats: DriverStats::default(),
+        })
+    }
+
+    pub(super) fn attach(&mut self, key: Key, socket: Socket) -> io::Result<()> {
+        let Some(fd) = socket.as_fd() else {
+            let message = "a simulated socket cannot be attached to epoll";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        };
+        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        register(&self.epoll, fd, events, Token::new(TokenKind::Watch, key))?;
+        let index = key.index() as usize;
+        if index >= self.rows.len() {
+            self.rows.resize_with(index + 1, Row::default);
+        }
+        let row = &mut self.rows[index];
+        debug_assert!(row.socket.is_none(), "{key:?}: the slot has a socket already");
+        *row = Row { socket: Some(socket), generation: Some(key.generation()), ..Row::default() };
+        Ok(())
+    }
+
+    pub(super) fn detach(&mut self, key: Key) -> Option<Socket> {
+        let row = self.row_mut(key).filter(|row| row.is_idle())?;
+        let socket = std::mem::take(row).socket?;
+        let fd = socket.as_fd()?.as_raw_fd();
+        // SAFETY: EPOLL_CTL_DEL ignores the event pointer.
+        let removed = unsafe {
+            syscall!(epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()))
+        };
+        debug_assert!(removed.is_ok(), "{key:?} was registered");
+        Some(socket)
+    }
+
+    pub(super) fn socket(&self, key: Key) -> Option<&Socket> {
+        let row = self.rows.get(key.index() as usize)?;
+        row.socket.as_ref().filter(|_| row.generation == Some(key.generation()))
+    }
+
+    #[inline]
+    pub(super) fn submit(&mut self, key: Key, op: Op) -> Submitted {
+        let Some(row) = self.row_mut(key) else { unreachable!("{key:?}: operations need an attached slot") };
+        match op {
+            Op::Send(mut queue) => match readiness::send_queue(row.fd(), &mut queue) {
+                Attempt::Done(result) => return Submitted::Done(Outcome::Sent(queue, result)),
+                Attempt::WouldBlock => row.hold_output(queue),
+            },
+            Op::Receive => row.set_receive(Receive::Stream),
+            Op::ReceiveFrom => row.set_receive(Receive::Datagrams),
+            Op::ReceiveInto(buffer) => {
+                let place = self.buffers.put(buffer);
+                self.rows[key.index() as usize].set_receive(Receive::Into(place));
+            }
+            Op::SendTo(datagram) => match readiness::send_datagram(row.fd(), &datagram) {
+                Attempt::Done(result) => return Submitted::Done(Outcome::SentTo(datagram, result)),
+                Attempt::WouldBlock => {
+                    row.ready.writable = false;
+                    row.send = Send::Datagram(datagram);
+                }
+            },
+            Op::Accept => {
+                if let Err(error) = readiness::set_nonblocking(&row.fd()) {
+                    return Submitted::Done(Outcome::Accepted(Err(error)));
+                }
+                row.auxiliary = Auxiliary::Accept;
+            }
+            Op::Connect(address) => {
+                // An unconnected socket is reported as hung up: that is over once it connects.
+                row.ready = Ready::default();
+                let fd = row.fd();
+                let started = readiness::set_nonblocking(&fd).map(|()| readiness::connect(fd, &address));
+                match started.unwrap_or_else(|error| Attempt::Done(Err(error))) {
+                    Attempt::Done(result) => return Submitted::Done(Outcome::Connected(result)),
+                    Attempt::WouldBlock => row.auxiliary = Auxiliary::Connect,
+                }
+            }
+            Op::Watch(interest) => row.auxiliary = Auxiliary::Watch(interest),
+            Op::Close => return self.close(key),
+        }
+        self.enqueue(key);
+        Submitted::Pending
+    }
+
+    pub(super) fn cancel(&mut self, key: Key, direction: Direction) {
+        if let Some(outcome) = self.take_cancelled(key, direction) {
+            self.done.push_back(Completion { key, outcome });
+        }
+    }
+
+    pub(super) fn turn(
+        &mut self,
+        deadline: Option<Timestamp>,
+        completions: &mut Completions,
+    ) -> io::Result<()> {
+        self.arena.begin_turn();
+        completions.append(&mut self.done);
+        let polls = !self.run.is_empty() || !completions.is_empty();
+        let count = self.wait(if polls { Some(Timestamp::ZERO) } else { deadline })?;
+        for index in 0..count {
+            self.note_event(self.events[index]);
+        }
+        self.run_ready(completions);
+        Ok(())
+    }
+
+    pub(super) fn shutdown_write(&mut self, key: Key) -> io::Result<()> {
+        match self.row_mut(key) {
+            Some(row) => crate::socket::shutdown_write(row.fd()),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        linux::now()
+    }
+
+    pub(super) fn waker(&self) -> Waker {
+        Waker::EventFd(self.wake.clone())
+    }
+
+    pub(super) fn is_short_of_buffers(&mut self) -> bool {
+        self.arena.is_exhausted()
+    }
+
+    pub(super) fn stats(&self) -> DriverStats {
+        self.stats
+    }
+
+    // ---- waiting --------------------------------------------------------------------------------
+
+    /// Waits until something is ready, `deadline` has passed or a signal arrives.
+    fn wait(&mut self, deadline: Option<Timestamp>) -> io::Result<usize> {
+        self.stats.waits += 1;
+        let timeout = deadline.map(|deadline| {
+            if deadline == Timestamp::ZERO { std::time::Duration::ZERO } else { deadline - linux::now() }
+        });
+        let count = if self.coarse_waits { self.wait_coarse(timeout) } else { self.wait_precise(timeout) };
+        match count {
+            Ok(count) => Ok(count as usize),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            // Old kernels and strict sandboxes do not know the precise call.
+            Err(error) if !self.coarse_waits && is_refused(&error) => {
+                self.coarse_waits = true;
+                self.wait(deadline)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn wait_precise(&mut self, timeout: Option<std::time::Duration>) -> io::Result<libc::c_long> {
+        let timespec = timeout.map(|timeout| libc::timespec {
+            tv_sec: timeout.as_secs().min(i64::MAX as u64) as libc::time_t,
+            tv_nsec: timeout.subsec_nanos().into(),
+        });
+        let timespec = timespec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let (epoll, events, capacity) = (self.epoll.as_raw_fd(), self.events.as_mut_ptr(), self.events.len());
+        let no_mask = std::ptr::null::<libc::sigset_t>();
+        // SAFETY: `events` is writable for `capacity` events; the other pointers are null or readable.
+        unsafe { syscall!(syscall(libc::SYS_epoll_pwait2, epoll, events, capacity, timespec, no_mask, 0)) }
+    }
+
+    fn wait_coarse(&mut self, timeout: Option<std::time::Duration>) -> io::Result<libc::c_long> {
+        // Rounded up: a wait that ends early would spin until the deadline.
+        let millis =
+            timeout.map_or(-1, |timeout| timeout.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32);
+        let (epoll, events, capacity) = (self.epoll.as_raw_fd(), self.events.as_mut_ptr(), self.events.len());
+        // SAFETY: `events` is writable for `capacity` events.
+        unsafe { syscall!(epoll_wait(epoll, events, capacity as i32, millis)) }.map(libc::c_long::from)
+    }
+
+    fn note_event(&mut self, event: libc::epoll_event) {
+        if event.u64 == Token::WAKE.to_u64() {
+            self.wake.reset();
+            return;
+        }
+        let Some(key) = Token::from_u64(event.u64).map(Token::key) else { return };
+        // A duplicate of a closed descriptor may still be reported: its key is stale.
+        let Some(row) = self.row_mut(key) else { return };
+        let bits = event.events as i32;
+        let broken = bits & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
+        row.ready.readable |= broken || bits & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0;
+        row.ready.writable |= broken || bits & libc::EPOLLOUT != 0;
+        row.ready.read_closed |= broken || bits & libc::EPOLLRDHUP != 0;
+        self.enqueue(key);
+    }
+
+    // ---- running --------------------------------------------------------------------------------
+
+    /// Gives each slot of the run queue one go, until the turn has enough.
+    fn run_ready(&mut self, completions: &mut Completions) {
+        for _ in 0..self.run.len() {
+            if completions.len() >= COMPLETIONS_PER_TURN {
+                return;
+            }
+            let Some(key) = self.run.pop_front() else { return };
+            let Some(row) = self.row_mut(key) else { continue };
+            row.queued = false;
+            self.run_auxiliary(key, completions);
+            self.run_send(key, completions);
+            if !self.run_receive(key, completions) {
+                // The arena is full. Whoever could not be served is the first of the next turn.
+                self.stats.buffers_exhausted += 1;
+                self.rows[key.index() as usize].queued = true;
+                self.run.push_front(key);
+                return;
+            }
+            self.enqueue(key);
+        }
+    }
+
+    fn run_auxiliary(&mut self, key: Key, completions: &mut Completions) {
+        let row = &mut self.rows[key.index() as usize];
+        match row.auxiliary {
+            Auxiliary::Accept if row.ready.readable => row.accept(key, completions),
+            Auxiliary::Connect if row.ready.writable => {
+                row.auxiliary = Auxiliary::None;
+                let outcome = Outcome::Connected(readiness::connect_result(row.fd()));
+                completions.push_back(Completion { key, outcome });
+            }
+            Auxiliary::Watch(interest) if row.can_run() => {
+                let readable = interest.readable && std::mem::take(&mut row.ready.readable);
+                let writable = interest.writable && std::mem::take(&mut row.ready.writable);
+                let outcome = Outcome::Ready(Ok(Interest { readable, writable }));
+                completions.push_back(Completion { key, outcome });
+            }
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn run_send(&mut self, key: Key, completions: &mut Completions) {
+        let row = &mut self.rows[key.index() as usize];
+        if !row.ready.writable {
+            return;
+        }
+        let outcome = match std::mem::take(&mut row.send) {
+            Send::None => return,
+            Send::Queue(mut queue) => match readiness::send_queue(row.fd(), &mut queue) {
+                Attempt::Done(result) => Outcome::Sent(queue, result),
+                Attempt::WouldBlock => return row.hold_output(queue),
+            },
+            Send::Datagram(datagram) => match readiness::send_datagram(row.fd(), &datagram) {
+                Attempt::Done(result) => Outcome::SentTo(datagram, result),
+                Attempt::WouldBlock => {
+                    row.ready.writable = false;
+                    row.send = Send::Datagram(datagram);
+                    return;
+                }
+            },
+        };
+        completions.push_back(Completion { key, outcome });
+    }
+
+    /// Answers `false` when the arena has no room, so that the receive could not be tried.
+    #[inline]
+    fn run_receive(&mut self, key: Key, completions: &mut Completions) -> bool {
+        let Self { rows, arena, buffers, .. } = self;
+        let row = &mut rows[key.index() as usize];
+        if !row.ready.readable {
+            return true;
+        }
+        match row.receive {
+            Receive::None => true,
+            Receive::Stream => row.receive_stream(key, arena, completions),
+            Receive::Datagrams => row.receive_datagrams(key, arena, completions),
+            Receive::Into(place) => {
+                if let Some(result) = row.receive_into(buffers.get_mut(place)) {
+                    let outcome = Outcome::ReceivedInto(buffers.take(place), result);
+                    completions.push_back(Completion { key, outcome });
+                }
+                true
+            }
+        }
+    }
+
+    // ---- ending ---------------------------------------------------------------------------------
+
+    /// Ends the operation in `direction`, if there is one, as cancelled.
+    fn take_cancelled(&mut self, key: Key, direction: Direction) -> Option<Outcome> {
+        let row = self.row_mut(key)?;
+        match direction {
+            Direction::Receive => match std::mem::take(&mut row.receive) {
+                Receive::None => None,
+                Receive::Stream => Some(Outcome::Received(Err(cancelled()))),
+                Receive::Datagrams => Some(Outcome::Datagram(Err(cancelled()))),
+                Receive::Into(place) => {
+                    Some(Outcome::ReceivedInto(self.buffers.take(place), Err(cancelled())))
+                }
+            },
+            Direction::Send => match std::mem::take(&mut row.send) {
+                Send::None => None,
+                Send::Queue(queue) => Some(Outcome::Sent(queue, Err(cancelled()))),
+                Send::Datagram(datagram) => Some(Outcome::SentTo(datagram, Err(cancelled()))),
+            },
+            Direction::Auxiliary => match std::mem::take(&mut row.auxiliary) {
+                Auxiliary::None => None,
+                Auxiliary::Accept => Some(Outcome::Accepted(Err(cancelled()))),
+                Auxiliary::Connect => Some(Outcome::Connected(Err(cancelled()))),
+                Auxiliary::Watch(_) => Some(Outcome::Ready(Err(cancelled()))),
+            },
+        }
+    }
+
+    fn close(&mut self, key: Key) -> Submitted {
+        for direction in [Direction::Receive, Direction::Send, Direction::Auxiliary] {
+            self.cancel(key, direction);
+        }
+        // Nothing is in the kernel's hands between two calls: the descriptor may go at once.
+        self.rows[key.index() as usize] = Row::default();
+        if self.done.is_empty() {
+            return Submitted::Done(Outcome::Closed);
+        }
+        self.done.push_back(Completion { key, outcome: Outcome::Closed });
+        Submitted::Pending
+    }
+
+    // ---- rows -----------------------------------------------------------------------------------
+
+    #[inline]
+    fn row_mut(&mut self, key: Key) -> Option<&mut Row> {
+        self.rows.get_mut(key.index() as usize).filter(|row| row.generation == Some(key.generation()))
+    }
+
+    /// Puts a slot that can run into the run queue, if it does not stand there.
+    #[inline]
+    fn enqueue(&mut self, key: Key) {
+        let row = &mut self.rows[key.index() as usize];
+        if row.can_run() && !row.queued {
+            row.queued = true;
+            self.run.push_back(key);
+        }
+    }
+}
+
+impl Row {
+    fn set_receive(&mut self, receive: Receive) {
+        debug_assert!(matches!(self.receive, Receive::None), "a receive is in flight already");
+        self.receive = receive;
+    }
+
+    /// Keeps the rest of a queue until the socket is writable.
+    fn hold_output(&mut self, mut queue: Box<OutQueue>) {
+        debug_assert!(matches!(self.send, Send::None), "a send is in flight already");
+        // A peer that does not read must not pin the arena.
+        queue.make_private();
+        self.ready.writable = false;
+        self.send = Send::Queue(queue);
+    }
+
+    fn accept(&mut self, key: Key, completions: &mut Completions) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            match Attempt::from(readiness::uninterrupted(|| linux::accept(self.fd()))) {
+                Attempt::WouldBlock => {
+                    self.ready.readable = false;
+                    return;
+                }
+                Attempt::Done(result) => {
+                    let failed = result.is_err();
+                    let outcome = Outcome::Accepted(result.map(Socket::from));
+                    completions.push_back(Completion { key, outcome });
+                    if failed {
+                        self.auxiliary = Auxiliary::None;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn receive_stream(&mut self, key: Key, arena: &mut Arena, completions: &mut Completions) -> bool {
+        let result = match readiness::receive(self.fd(), arena) {
+            None => return false,
+            Some(Attempt::WouldBlock) => {
+                self.ready.readable = false;
+                return true;
+            }
+            Some(Attempt::Done(result)) => result,
+        };
+        if let Ok(received) = &result {
+            self.ready.readable &= !received.drained || self.ready.read_closed;
+        }
+        let result = result.map(|received| received.bytes);
+        if result.as_ref().map_or(true, Lease::is_empty) {
+            self.receive = Receive::None;
+        }
+        completions.push_back(Completion { key, outcome: Outcome::Received(result) });
+        true
+    }
+
+    /// The result, unless nothing was there to receive.
+    fn receive_into(&mut self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+        let result = match readiness::receive_into(self.fd(), buffer) {
+            Attempt::WouldBlock => {
+                self.ready.readable = false;
+                return None;
+            }
+            Attempt::Done(result) => result,
+        };
+        if let Ok(received) = &result {
+            self.ready.readable &= !received.drained || self.ready.read_closed;
+        }
+        self.receive = Receive::None;
+        Some(result.map(|received| received.bytes))
+    }
+
+    fn receive_datagrams(&mut self, key: Key, arena: &mut Arena, completions: &mut Completions) -> bool {
+        for _ in 0..DATAGRAMS_PER_TURN {
+            match readiness::receive_datagram(self.fd(), arena) {
+                None => return false,
+                Some(Attempt::WouldBlock) => {
+                    self.ready.readable = false;
+                    return true;
+                }
+                Some(Attempt::Done(result)) => {
+                    let failed = result.is_err();
+                    completions.push_back(Completion { key, outcome: Outcome::Datagram(result) });
+                    if failed {
+                        self.receive = Receive::None;
+                        return true;
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+fn register(epoll: &OwnedFd, fd: BorrowedFd<'_>, events: i32, token: Token) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: events as u32, u64: token.to_u64() };
+    // SAFETY: `event` is readable.
+    unsafe { syscall!(epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event)) }
+        .map(drop)
+}
+
+/// Whether a sandbox or an old kernel refused a call that it does not know.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}

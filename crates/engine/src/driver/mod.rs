@@ -1,0 +1,375 @@
+//! One kernel interface seen as completions.
+//!
+//! io_uring is the model and the others imitate it. What a driver must supply is the list of methods of
+//! [`Driver`]; their contract, which `tests/contract.rs` checks for every driver:
+//!
+//! - [`submit`](Driver::submit) starts an operation. It ends at once ([`Submitted::Done`]) or later,
+//!   with exactly one final completion.
+//! - [`cancel`](Driver::cancel) asks for the end of an operation. The operation's own final completion
+//!   says what came of it; the cancel itself completes with nothing.
+//! - [`turn`](Driver::turn) makes the one system call that submits and waits, and appends what is
+//!   complete, bounded by [`COMPLETIONS_PER_TURN`](crate::limits::COMPLETIONS_PER_TURN).
+//! - At most one receive, one send and one auxiliary operation of a slot are in flight.
+//! - A receive into the loop's buffers goes on by itself: running out of buffers or of queue entries
+//!   makes it slower, never wrong, and is invisible here.
+//! - [`Op::Close`] ends what is in flight (each operation completes), closes the descriptor, and then
+//!   completes itself as the slot's last. Only after that may the slot's number be used again.
+//!
+//! Dispatch is static: an enum chosen when the loop is made, matched once a submit and once a turn.
+
+#[cfg(target_os = "linux")]
+mod epoll;
+#[cfg(target_os = "linux")]
+mod linux;
+mod probe;
+mod readiness;
+mod shelf;
+mod sim;
+#[cfg(target_os = "linux")]
+mod uring;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::str::FromStr;
+
+use crate::buffer::Lease;
+use crate::clock::Timestamp;
+use crate::limits;
+use crate::op::{Completion, Direction, Op, Submitted};
+use crate::socket::{self, Address};
+use crate::token::Key;
+use crate::wake::Wake;
+
+pub use probe::{Feature, Opened, features};
+pub use sim::{SimConfig, SimDatagramPeer, SimNet, SimPeer, SimPeerListener, SimSocket};
+
+/// Completions in the order in which they are to be dispatched.
+pub type Completions = VecDeque<Completion>;
+
+/// One kernel interface. All methods belong to the loop's thread, which is the one that calls
+/// [`turn`](Self::turn) first; the waker works from any thread.
+#[derive(Debug)]
+pub enum Driver {
+    /// Linux io_uring.
+    Uring(Box<uring::Uring>),
+    /// Linux epoll.
+    Epoll(Box<epoll::Epoll>),
+    /// The simulated kernel.
+    Sim(Box<sim::Sim>),
+}
+
+/// Calls the same method of whichever driver it is.
+macro_rules! dispatch {
+    ($driver:expr, $inner:ident => $call:expr) => {
+        match $driver {
+            Driver::Uring($inner) => $call,
+            Driver::Epoll($inner) => $call,
+            Driver::Sim($inner) => $call,
+        }
+    };
+}
+
+impl Driver {
+    /// Opens the driver that `choice` asks for.
+    ///
+    /// # Errors
+    ///
+    /// A forced driver that the kernel refuses, with the reason and what to do; for
+    /// [`DriverChoice::Auto`] only what makes every driver fail, such as too few descriptors.
+    pub fn open(choice: &DriverChoice, config: &DriverConfig) -> io::Result<Opened> {
+        probe::open(choice, config)
+    }
+
+    /// Which interface this is.
+    pub fn kind(&self) -> DriverKind {
+        match self {
+            Self::Uring(_) => DriverKind::IoUring,
+            Self::Epoll(_) => DriverKind::Epoll,
+            Self::Sim(_) => DriverKind::Sim,
+        }
+    }
+
+    /// An unconnected stream socket of the kind that can connect to `address`.
+    ///
+    /// # Errors
+    ///
+    /// What socket(2) says, such as a full descriptor table.
+    pub fn open_stream(&self, address: &Address) -> io::Result<Socket> {
+        match self {
+            Self::Sim(sim) => Ok(sim.open_stream().into()),
+            _ => socket::stream_for(address).map(Socket::from),
+        }
+    }
+
+    /// Takes over the socket of a slot, which must have none.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says of a descriptor that cannot be waited for, such as a regular file; the
+    /// socket is closed then.
+    pub fn attach(&mut self, key: Key, socket: Socket) -> io::Result<()> {
+        dispatch!(self, driver => driver.attach(key, socket))
+    }
+
+    /// Gives the socket of a slot back, if it has one and nothing of it is in flight.
+    pub fn detach(&mut self, key: Key) -> Option<Socket> {
+        dispatch!(self, driver => driver.detach(key))
+    }
+
+    /// The socket of a slot, to ask it for addresses or to set options.
+    pub fn socket(&self, key: Key) -> Option<&Socket> {
+        dispatch!(self, driver => driver.socket(key))
+    }
+
+    /// Starts an operation on an attached slot.
+    #[inline]
+    pub fn submit(&mut self, key: Key, op: Op) -> Submitted {
+        dispatch!(self, driver => driver.submit(key, op))
+    }
+
+    /// Asks for the end of the operation in `direction`; no effect if there is none.
+    pub fn cancel(&mut self, key: Key, direction: Direction) {
+        dispatch!(self, driver => driver.cancel(key, direction));
+    }
+
+    /// Submits, waits until something is complete or `deadline` has passed (`None`: for ever), and
+    /// appends what is complete.
+    ///
+    /// # Errors
+    ///
+    /// Only what makes going on impossible, such as a completion that the kernel says it lost.
+    pub fn turn(&mut self, deadline: Option<Timestamp>, completions: &mut Completions) -> io::Result<()> {
+        dispatch!(self, driver => driver.turn(deadline, completions))
+    }
+
+    /// Ends our direction of a stream; the peer sees end of stream after what was sent.
+    ///
+    /// # Errors
+    ///
+    /// What `shutdown(2)` says, but for a peer that has gone already.
+    pub fn shutdown_write(&mut self, key: Key) -> io::Result<()> {
+        dispatch!(self, driver => driver.shutdown_write(key))
+    }
+
+    /// The time now, on the clock that `turn` waits by.
+    pub fn now(&self) -> Timestamp {
+        dispatch!(self, driver => driver.now())
+    }
+
+    /// What wakes a waiting [`turn`](Self::turn) from any thread.
+    pub fn waker(&self) -> Waker {
+        dispatch!(self, driver => driver.waker())
+    }
+
+    /// Copies a lease out of the loop's memory if spare memory is gone, so that whoever keeps leases
+    /// starves nobody. Called for each lease that is handed to the program.
+    #[inline]
+    pub fn settle(&mut self, lease: &mut Lease) {
+        dispatch!(self, driver => if driver.is_short_of_buffers() { lease.make_private() });
+    }
+
+    /// Counters since the driver was opened.
+    pub fn stats(&self) -> DriverStats {
+        dispatch!(self, driver => driver.stats())
+    }
+}
+
+/// Counters of a driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriverStats {
+    /// System calls that submit and wait.
+    pub waits: u64,
+    /// Times a receive found no free buffer and had to be started again.
+    pub buffers_exhausted: u64,
+    /// Times the kernel's completion queue overflowed.
+    pub overflows: u64,
+    /// Times the submission queue was full and had to be submitted early.
+    pub early_submits: u64,
+}
+
+/// Which driver to open.
+#[derive(Clone, Debug, Default)]
+pub enum DriverChoice {
+    /// io_uring where the kernel offers what is needed, else epoll. The environment variable
+    /// `KOLK_DRIVER` (`io_uring` or `epoll`) overrides it.
+    #[default]
+    Auto,
+    /// This one or an error.
+    Only(DriverKind),
+    /// The simulated kernel of this network.
+    Sim(SimNet),
+}
+
+/// The kernel interfaces there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverKind {
+    /// Linux io_uring.
+    IoUring,
+    /// Linux epoll.
+    Epoll,
+    /// The simulated kernel.
+    Sim,
+}
+
+impl fmt::Display for DriverKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+            Self::Sim => "sim",
+        })
+    }
+}
+
+/// `auto`, `io_uring` or `epoll`.
+impl FromStr for DriverChoice {
+    type Err = io::Error;
+
+    fn from_str(name: &str) -> io::Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "io_uring" | "uring" => Ok(Self::Only(DriverKind::IoUring)),
+            "epoll" => Ok(Self::Only(DriverKind::Epoll)),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("unknown driver {name:?}: use auto, io_uring or epoll"),
+            )),
+        }
+    }
+}
+
+/// Sizes of a driver's memory. The defaults are those of [`limits`](crate::limits).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriverConfig {
+    /// Entries of the submission queue (io_uring).
+    pub submission_entries: u32,
+    /// Entries of the completion queue (io_uring).
+    pub completion_entries: u32,
+    /// Buffers the kernel may fill at one time (io_uring); a power of two, at most 32 768.
+    pub ring_buffers: u16,
+    /// Further buffers that replace those which leases hold (io_uring).
+    pub ring_spare_buffers: u16,
+    /// Bytes of one such buffer (io_uring).
+    pub ring_buffer_size: usize,
+    /// Blocks of the receive arena (epoll, and datagrams everywhere).
+    pub arena_blocks: usize,
+    /// Bytes of one such block, at least 4 KiB.
+    pub arena_block_size: usize,
+}
+
+impl Default for DriverConfig {
+    fn default() -> Self {
+        Self {
+            submission_entries: limits::SUBMISSION_ENTRIES,
+            completion_entries: limits::COMPLETION_ENTRIES,
+            ring_buffers: limits::RING_BUFFERS,
+            ring_spare_buffers: limits::RING_SPARE_BUFFERS,
+            ring_buffer_size: limits::RING_BUFFER_SIZE,
+            arena_blocks: limits::ARENA_BLOCKS,
+            arena_block_size: limits::ARENA_BLOCK_SIZE,
+        }
+    }
+}
+
+/// What a driver works on: a descriptor of the real kernel, or one of the simulated kernel's sockets.
+#[derive(Debug)]
+pub enum Socket {
+    /// A descriptor, closed on drop.
+    Descriptor(OwnedFd),
+    /// A simulated socket, closed on drop.
+    Simulated(SimSocket),
+}
+
+impl Socket {
+    /// The descriptor, unless the socket is simulated.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Descriptor(fd) => Some(fd.as_fd()),
+            Self::Simulated(_) => None,
+        }
+    }
+
+    /// The address this socket is bound to.
+    ///
+    /// # Errors
+    ///
+    /// What `getsockname(2)` says.
+    pub fn local_address(&self) -> io::Result<Address> {
+        match self {
+            Self::Descriptor(fd) => socket::local_address(fd.as_fd()),
+            Self::Simulated(socket) => Ok(socket.local_address()),
+        }
+    }
+
+    /// The address this socket is connected to.
+    ///
+    /// # Errors
+    ///
+    /// What `getpeername(2)` says; `NotConnected` when the peer has gone.
+    pub fn peer_address(&self) -> io::Result<Address> {
+        match self {
+            Self::Descriptor(fd) => socket::peer_address(fd.as_fd()),
+            Self::Simulated(socket) => socket.peer_address(),
+        }
+    }
+
+    /// Makes the close of a stream reset the connection (`SO_LINGER` of zero seconds, socket(7)).
+    ///
+    /// # Errors
+    ///
+    /// What `setsockopt(2)` says.
+    pub fn set_reset_on_close(&self) -> io::Result<()> {
+        match self {
+            Self::Descriptor(fd) => socket::set_reset_on_close(fd.as_fd()),
+            Self::Simulated(socket) => {
+                socket.set_reset_on_close();
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends small segments at once (`TCP_NODELAY`, tcp(7)). No effect on what is not TCP.
+    ///
+    /// # Errors
+    ///
+    /// What `setsockopt(2)` says.
+    pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        match self {
+            Self::Descriptor(fd) => socket::set_nodelay(fd.as_fd(), on),
+            Self::Simulated(_) => Ok(()),
+        }
+    }
+}
+
+impl From<OwnedFd> for Socket {
+    fn from(fd: OwnedFd) -> Self {
+        Self::Descriptor(fd)
+    }
+}
+
+impl From<SimSocket> for Socket {
+    fn from(socket: SimSocket) -> Self {
+        Self::Simulated(socket)
+    }
+}
+
+/// Wakes a waiting driver; any thread may.
+#[derive(Clone, Debug)]
+pub enum Waker {
+    /// By a descriptor that the driver watches.
+    #[cfg(target_os = "linux")]
+    EventFd(linux::EventFd),
+    /// By the simulated kernel.
+    Sim(sim::SimWaker),
+}
+
+impl Wake for Waker {
+    fn wake(&self) {
+        match self {
+            Self::EventFd(event) => event.notify(),
+            Self::Sim(waker) => waker.wake(),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What readiness kernels share: non-blocking calls on descriptors, tried until they would block.
+//!
+//! A completion kernel needs some of them as well: sending a file range and exchanging datagrams are
+//! cheaper this way than as operations of their own.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use bytes::{BufMut, BytesMut};
+use socket2::{Domain, SockRef, Type};
+
+use super::linux;
+use crate::buffer::{Arena, Lease, OutQueue};
+use crate::limits::{CHUNKS_PER_SEND, RECEIVE_SIZE, RECEIVE_SIZE_MIN};
+use crate::op::{InDatagram, OutDatagram};
+use crate::socket::Address;
+use crate::sys::syscall;
+
+/// Longest datagram a socket may deliver: the 16-bit length of UDP, RFC 768.
+const DATAGRAM_SIZE_MAX: usize = 65_535;
+
+/// What one attempt without blocking brought.
+#[derive(Debug)]
+pub(super) enum Attempt<T> {
+    /// It succeeded, or failed for good.
+    Done(io::Result<T>),
+    /// It would block: wait until the descriptor is ready.
+    WouldBlock,
+}
+
+impl<T> From<io::Result<T>> for Attempt<T> {
+    fn from(result: io::Result<T>) -> Self {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Self::WouldBlock,
+            result => Self::Done(result),
+        }
+    }
+}
+
+/// Calls again while a signal interrupts.
+pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Received bytes and whether the socket may have more at once.
+#[derive(Debug)]
+pub(super) struct Received<T> {
+    pub(super) bytes: T,
+    /// The receive was shorter than what it was offered: nothing was left in the socket.
+    pub(super) drained: bool,
+}
+
+/// Receives once into what is free of the arena; `None` if that is too little.
+#[inline]
+pub(super) fn receive(fd: BorrowedFd<'_>, arena: &mut Arena) -> Option<Attempt<Received<Lease>>> {
+    let room = arena.offer(RECEIVE_SIZE_MIN)?;
+    let offered = room.len().min(RECEIVE_SIZE);
+    let pointer = room.as_mut_ptr().cast();
+    // SAFETY: `room` has at least `offered` writable bytes.
+    let received =
+        uninterrupted(|| unsafe { syscall!(recv(fd.as_raw_fd(), pointer, offered, libc::MSG_DONTWAIT)) });
+    Some(Attempt::from(received.map(|count| {
+        let count = count as usize;
+        let bytes = if count == 0 { Lease::default() } else { arena.lend(count) };
+        Received { bytes, drained: count < offered }
+    })))
+}
+
+/// Receives once into the spare capacity of a buffer.
+#[inline]
+pub(super) fn receive_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> Attempt<Received<usize>> {
+    let spare = buffer.spare_capacity_mut();
+    let (pointer, offered) = (spare.as_mut_ptr().cast(), spare.len());
+    // SAFETY: the spare capacity has `offered` writable bytes.
+    let received =
+        uninterrupted(|| unsafe { syscall!(recv(fd.as_raw_fd(), pointer, offered, libc::MSG_DONTWAIT)) });
+    Attempt::from(received.map(|count| {
+        let count = count as usize;
+        // SAFETY: the kernel has written that many bytes behind the buffer's end.
+        unsafe { buffer.advance_mut(count) };
+        Received { bytes: count, drained: count < offered }
+    }))
+}
+
+/// Receives one datagram; `None` if the arena has no room for a longest one.
+pub(super) fn receive_datagram(fd: BorrowedFd<'_>, arena: &mut Arena) -> Option<Attempt<InDatagram>> {
+    let room = arena.offer(DATAGRAM_SIZE_MAX)?;
+    // SAFETY: `MaybeUninit<u8>` has the layout of `u8`, and what lies in `room` is only written to.
+    let room = unsafe { &mut *(std::ptr::from_mut(room) as *mut [MaybeUninit<u8>]) };
+    let received = uninterrupted(|| {
+        let mut slices = [socket2::MaybeUninitSlice::new(room)];
+        SockRef::from(&fd).recv_from_vectored_with_flags(&mut slices, libc::MSG_DONTWAIT)
+    });
+    Some(Attempt::from(received.map(|(count, flags, from)| InDatagram {
+        from: Address::from_sock_addr(&from),
+        bytes: arena.lend(count),
+        truncated: flags.is_truncated(),
+    })))
+}
+
+/// Sends one datagram.
+pub(super) fn send_datagram(fd: BorrowedFd<'_>, datagram: &OutDatagram) -> Attempt<()> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let socket = SockRef::from(&fd);
+    let sent = uninterrupted(|| match &datagram.to {
+        Some(address) => socket.send_to_with_flags(&datagram.bytes, &address.to_sock_addr()?, flags),
+        None => socket.send_with_flags(&datagram.bytes, flags),
+    });
+    // A datagram leaves whole or not at all, send(2).
+    Attempt::from(sent.map(drop))
+}
+
+/// Sends until the queue is empty, the socket would block, or it fails.
+#[inline]
+pub(super) fn send_queue(fd: BorrowedFd<'_>, queue: &mut OutQueue) -> Attempt<()> {
+    while !queue.is_empty() {
+        match send_some(fd, queue) {
+            Attempt::Done(Ok(count)) => queue.advance(count),
+            Attempt::Done(Err(error)) => return Attempt::Done(Err(error)),
+            Attempt::WouldBlock => return Attempt::WouldBlock,
+        }
+    }
+    Attempt::Done(Ok(()))
+}
+
+/// Sends the front of the queue with one system call.
+#[inline]
+fn send_some(fd: BorrowedFd<'_>, queue: &OutQueue) -> Attempt<u64> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let sent = if let Some(bytes) = queue.single_slice() {
+        // SAFETY: `bytes` is readable for its length.
+        uninterrupted(|| unsafe { syscall!(send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags)) })
+            .map(|count| count as u64)
+    } else if let Some(range) = queue.front_file() {
+        uninterrupted(|| linux::send_file(fd, &range))
+    } else {
+        let mut slices = [IoSlice::new(&[]); CHUNKS_PER_SEND];
+        let count = queue.io_slices(&mut slices);
+        let socket = SockRef::from(&fd);
+        uninterrupted(|| socket.send_vectored_with_flags(&slices[..count], flags)).map(|count| count as u64)
+    };
+    Attempt::from(sent)
+}
+
+/// Starts to connect; `WouldBlock` means that it goes on, and writable that it has ended.
+pub(super) fn connect(fd: BorrowedFd<'_>, address: &Address) -> Attempt<()> {
+    let connected = address.to_sock_addr().and_then(|address| SockRef::from(&fd).connect(&address));
+    match connected {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Attempt::WouldBlock,
+        // A Unix socket answers EAGAIN when the listener's backlog is full, and nothing goes on, connect(2).
+        result => Attempt::Done(result),
+    }
+}
+
+/// What came of a connect that went on.
+pub(super) fn connect_result(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match SockRef::from(&fd).take_error()? {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Whether the descriptor is a stream socket of the Unix domain.
+pub(super) fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
+    let socket = SockRef::from(&fd);
+    socket.domain().is_ok_and(|domain| domain == Domain::UNIX)
+        && socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
+}
+
+/// Makes a descriptor non-blocking, fcntl(2).
+pub(super) fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: fcntl with these commands takes no pointer.
+    let flags = unsafe { syscall!(fcntl(fd, libc::F_GETFL)) }?;
+    if flags & libc::O_NONBLOCK == 0 {
+        // SAFETY: as above.
+        unsafe { syscall!(fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK)) }?;
+    }
+    Ok(())
+}

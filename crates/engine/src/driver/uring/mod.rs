@@ -1,0 +1,546 @@
+//! Linux io_uring.
+//!
+//! ```text
+//!  submit ─► Row (owns queue or buffer) ─► submission queue ─┐
+//!                                                            ▼ one io_uring_enter a turn
+//!  completions ◄─ Row: done, or started again ◄─ completion queue
+//! ```
+//!
+//! [`ring`] has the queues and the system call, [`buffer_ring`] the receive buffers, [`row`] what is in
+//! flight on a slot; this file starts and ends operations, [`complete`] acts on completions.
+
+mod buffer_ring;
+mod complete;
+mod features;
+mod ring;
+mod row;
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+
+use bytes::BytesMut;
+use io_uring::{opcode, squeue, types};
+use socket2::SockAddr;
+
+use super::linux::{self, EventFd};
+use super::readiness::{self, Attempt};
+use super::shelf::Shelf;
+use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
+use crate::buffer::{Arena, OutQueue};
+use crate::clock::Timestamp;
+use crate::limits::{COMPLETIONS_PER_TURN, TEARDOWN_TURNS, TEARDOWN_WAIT};
+use crate::op::{Completion, Direction, Interest, Op, Outcome, Submitted, cancelled};
+use crate::socket;
+use crate::token::{Key, Token, TokenKind};
+
+use buffer_ring::{BUFFER_GROUP, BufferRing};
+use ring::Ring;
+use row::{Auxiliary, Flight, MessageHeader, Receive, Row, Send};
+
+pub(super) use features::features;
+
+/// The io_uring driver of one loop.
+///
+/// Dropped by hand, the kernel's ring before the memory that it may touch.
+#[derive(Debug)]
+pub struct Uring {
+    ring: ManuallyDrop<Ring>,
+    memory: ManuallyDrop<Memory>,
+    wake: EventFd,
+    /// What completed outside a turn.
+    done: Completions,
+    /// Slots whose receive waits for a buffer, first come first served.
+    starved: VecDeque<Key>,
+    /// Slots with datagrams that the last turn had no room for.
+    ready: VecDeque<Key>,
+    /// Operations of all slots that the kernel has.
+    in_kernel: usize,
+    /// The driver is being dropped.
+    ending: bool,
+}
+
+/// Everything that the kernel may read or write.
+#[derive(Debug)]
+struct Memory {
+    rows: Vec<Row>,
+    receive_buffers: BufferRing,
+    /// Buffers of receives in flight that brought their own.
+    buffers: Shelf<BytesMut>,
+    /// Addresses of connects in flight. Boxed: the kernel reads them where they are.
+    addresses: Shelf<Box<SockAddr>>,
+    #[expect(clippy::vec_box, reason = "the kernel reads a header where it is")]
+    spare_headers: Vec<Box<MessageHeader>>,
+    /// For datagrams; made when the first is received.
+    arena: Option<Arena>,
+    arena_config: (usize, usize),
+}
+
+impl Uring {
+    pub(super) fn new(config: &DriverConfig) -> io::Result<Self> {
+        let ring = Ring::new(config)?;
+        let receive_buffers = BufferRing::new(ring.inner(), config)?;
+        let memory = Memory {
+            rows: Vec::new(),
+            receive_buffers,
+            buffers: Shelf::new(),
+            addresses: Shelf::new(),
+            spare_headers: Vec::new(),
+            arena: None,
+            arena_config: (config.arena_block_size, config.arena_blocks),
+        };
+        let mut driver = Self {
+            ring: ManuallyDrop::new(ring),
+            memory: ManuallyDrop::new(memory),
+            wake: EventFd::new()?,
+            done: Completions::new(),
+            starved: VecDeque::new(),
+            ready: VecDeque::new(),
+            in_kernel: 0,
+            ending: false,
+        };
+        driver.watch_wake();
+        Ok(driver)
+    }
+
+    // ---- the contract ---------------------------------------------------------------------------
+
+    pub(super) fn attach(&mut self, key: Key, socket: Socket) -> io::Result<()> {
+        let Some(fd) = socket.as_fd() else {
+            let message = "a simulated socket cannot be attached to io_uring";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        };
+        let single_shot = readiness::is_unix_stream(fd);
+        let index = key.index() as usize;
+        if index >= self.memory.rows.len() {
+            self.memory.rows.resize_with(index + 1, Row::default);
+        }
+        let row = &mut self.memory.rows[index];
+        debug_assert!(row.socket.is_none() && row.is_idle(), "{key:?}: the slot has a socket already");
+        *row =
+            Row { socket: Some(socket), generation: Some(key.generation()), single_shot, ..Row::default() };
+        Ok(())
+    }
+
+    pub(super) fn detach(&mut self, key: Key) -> Option<Socket> {
+        let row = self.row_mut(key).filter(|row| row.is_idle())?;
+        std::mem::take(row).socket
+    }
+
+    pub(super) fn socket(&self, key: Key) -> Option<&Socket> {
+        let row = self.memory.rows.get(key.index() as usize)?;
+        row.socket.as_ref().filter(|_| row.generation == Some(key.generation()))
+    }
+
+    #[inline]
+    pub(super) fn submit(&mut self, key: Key, op: Op) -> Submitted {
+        let Some(row) = self.row_mut(key) else { unreachable!("{key:?}: operations need an attached slot") };
+        match op {
+            Op::Send(queue) => {
+                debug_assert!(matches!(row.send, Send::None), "a send is in flight already");
+                return match self.start_send(key, queue) {
+                    Some(outcome) => Submitted::Done(outcome),
+                    None => Submitted::Pending,
+                };
+            }
+            Op::Receive => {
+                row.start_receiving(Receive::Stream(Flight::InKernel));
+                self.arm_receive(key);
+            }
+            Op::ReceiveInto(buffer) => self.start_receive_into(key, buffer),
+            Op::ReceiveFrom => {
+                row.start_receiving(Receive::Datagrams(Flight::InKernel));
+                self.arm_poll(key, TokenKind::Datagram, libc::POLLIN, true);
+            }
+            Op::SendTo(datagram) => match readiness::send_datagram(row.fd(), &datagram) {
+                Attempt::Done(result) => return Submitted::Done(Outcome::SentTo(datagram, result)),
+                Attempt::WouldBlock => {
+                    row.send = Send::Datagram { datagram, ending: false };
+                    self.arm_poll(key, TokenKind::Send, libc::POLLOUT, false);
+                }
+            },
+            Op::Accept => {
+                row.auxiliary = Auxiliary::Accept { ending: false };
+                self.arm_accept(key);
+            }
+            Op::Connect(address) => match address.to_sock_addr() {
+                Ok(address) => self.start_connect(key, Box::new(address)),
+                Err(error) => return Submitted::Done(Outcome::Connected(Err(error))),
+            },
+            Op::Watch(interest) => {
+                row.auxiliary = Auxiliary::Watch { interest, ending: false };
+                self.arm_watch(key, interest);
+            }
+            Op::Close => self.start_close(key),
+        }
+        Submitted::Pending
+    }
+
+    pub(super) fn cancel(&mut self, key: Key, direction: Direction) {
+        if self.row_mut(key).is_none() {
+            return;
+        }
+        match direction {
+            Direction::Receive => self.cancel_receive(key),
+            Direction::Send => self.cancel_send(key),
+            Direction::Auxiliary => self.cancel_auxiliary(key),
+        }
+    }
+
+    pub(super) fn turn(
+        &mut self,
+        deadline: Option<Timestamp>,
+        completions: &mut Completions,
+    ) -> io::Result<()> {
+        self.begin_turn(completions);
+        let polls = !completions.is_empty() || !self.ready.is_empty() || self.ring.has_completions();
+        self.ring.wait(if polls { Some(Timestamp::ZERO) } else { deadline })?;
+        self.ring.note_overflow();
+        let count = self.ring.take_batch()?;
+        for index in 0..count {
+            let entry = self.ring.batch_entry(index, count);
+            self.complete(&entry, completions);
+        }
+        Ok(())
+    }
+
+    pub(super) fn shutdown_write(&mut self, key: Key) -> io::Result<()> {
+        // Directly: as an operation it would always go to a worker thread.
+        match self.row_mut(key) {
+            Some(row) => socket::shutdown_write(row.fd()),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        linux::now()
+    }
+
+    pub(super) fn waker(&self) -> Waker {
+        Waker::EventFd(self.wake.clone())
+    }
+
+    #[inline]
+    pub(super) fn is_short_of_buffers(&mut self) -> bool {
+        self.memory.receive_buffers.is_short() || self.memory.arena.as_mut().is_some_and(Arena::is_exhausted)
+    }
+
+    pub(super) fn stats(&self) -> DriverStats {
+        self.ring.stats
+    }
+
+    // ---- starting -------------------------------------------------------------------------------
+
+    /// Takes back what leases returned, and starts those again that waited for it.
+    fn begin_turn(&mut self, completions: &mut Completions) {
+        self.memory.receive_buffers.refill();
+        self.rearm_starved();
+        if let Some(arena) = &mut self.memory.arena {
+            arena.begin_turn();
+        }
+        completions.append(&mut self.done);
+        for _ in 0..self.ready.len() {
+            if completions.len() >= COMPLETIONS_PER_TURN {
+                break;
+            }
+            if let Some(key) = self.ready.pop_front() {
+                self.continue_datagrams(key, completions);
+            }
+        }
+    }
+
+    /// As many starved receives as there are buffers: a further one would only fail again.
+    fn rearm_starved(&mut self) {
+        for _ in 0..self.memory.receive_buffers.posted() {
+            let Some(key) = self.starved.pop_front() else { return };
+            // A stale key is of a slot that was closed while it waited.
+            if let Some(row) = self.row_mut(key)
+                && matches!(row.receive, Receive::Stream(Flight::Starved))
+            {
+                row.receive = Receive::Stream(Flight::InKernel);
+                self.arm_receive(key);
+            }
+        }
+    }
+
+    #[inline]
+    fn arm_receive(&mut self, key: Key) {
+        let row = self.row(key);
+        let fd = types::Fd(row.raw_fd());
+        let entry = if row.single_shot {
+            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                .buf_group(BUFFER_GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        } else {
+            opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
+        };
+        // SAFETY: the entry names no memory but the buffer ring's, which outlives the kernel's ring.
+        unsafe { self.push(key, TokenKind::Receive, entry) };
+    }
+
+    fn start_receive_into(&mut self, key: Key, buffer: BytesMut) {
+        let place = self.memory.buffers.put(buffer);
+        self.row(key).start_receiving(Receive::Into(place, Flight::InKernel));
+        let spare = self.memory.buffers.get_mut(place).spare_capacity_mut();
+        let (pointer, len) = (spare.as_mut_ptr().cast(), spare.len().min(u32::MAX as usize) as u32);
+        let fd = types::Fd(self.row(key).raw_fd());
+        let entry = opcode::Recv::new(fd, pointer, len).build();
+        // SAFETY: the buffer's heap memory stays on the shelf until the final completion; moving the
+        // `BytesMut` itself does not move it.
+        unsafe { self.push(key, TokenKind::Receive, entry) };
+    }
+
+    /// Sends the front of the queue; answers the outcome if the queue ended without the kernel's help.
+    #[inline]
+    fn start_send(&mut self, key: Key, queue: Box<OutQueue>) -> Option<Outcome> {
+        if queue.front_file().is_some() {
+            return self.start_send_file(key, queue);
+        }
+        let fd = types::Fd(self.row(key).raw_fd());
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let mut header = None;
+        let entry = match queue.single_slice() {
+            Some(bytes) => {
+                let len = bytes.len().min(u32::MAX as usize) as u32;
+                opcode::Send::new(fd, bytes.as_ptr(), len).flags(flags).build()
+            }
+            None => {
+                let mut spare = self.memory.spare_headers.pop().unwrap_or_else(MessageHeader::new);
+                let described = spare.describe(&queue);
+                header = Some(spare);
+                opcode::SendMsg::new(fd, described).flags(flags as u32).build()
+            }
+        };
+        self.row(key).send = Send::Queue { queue, ending: false, header };
+        // SAFETY: the boxed queue and header stay in the row, untouched, until the final completion.
+        unsafe { self.push(key, TokenKind::Send, entry) };
+        None
+    }
+
+    /// A file range is sent by an ordinary call: as an operation it would always go to a worker thread.
+    fn start_send_file(&mut self, key: Key, mut queue: Box<OutQueue>) -> Option<Outcome> {
+        let row = self.row(key);
+        if let Err(error) = readiness::set_nonblocking(&row.fd()) {
+            return Some(Outcome::Sent(queue, Err(error)));
+        }
+        while let Some(range) = queue.front_file() {
+            match Attempt::from(readiness::uninterrupted(|| linux::send_file(row.fd(), &range))) {
+                Attempt::Done(Ok(count)) => queue.advance(count),
+                Attempt::Done(Err(error)) => return Some(Outcome::Sent(queue, Err(error))),
+                Attempt::WouldBlock => {
+                    row.send = Send::Queue { queue, ending: false, header: None };
+                    self.arm_poll(key, TokenKind::Send, libc::POLLOUT, false);
+                    return None;
+                }
+            }
+        }
+        if queue.is_empty() { Some(Outcome::Sent(queue, Ok(()))) } else { self.start_send(key, queue) }
+    }
+
+    fn arm_accept(&mut self, key: Key) {
+        let fd = types::Fd(self.row(key).raw_fd());
+        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
+        // SAFETY: the entry names no memory.
+        unsafe { self.push(key, TokenKind::Accept, entry) };
+    }
+
+    fn start_connect(&mut self, key: Key, address: Box<SockAddr>) {
+        let fd = types::Fd(self.row(key).raw_fd());
+        let entry = opcode::Connect::new(fd, address.as_ptr().cast(), address.len()).build();
+        let place = self.memory.addresses.put(address);
+        self.row(key).auxiliary = Auxiliary::Connect(place);
+        // SAFETY: the boxed address stays on the shelf until the final completion.
+        unsafe { self.push(key, TokenKind::Connect, entry) };
+    }
+
+    fn arm_watch(&mut self, key: Key, interest: Interest) {
+        let mask = if interest.readable { libc::POLLIN | libc::POLLRDHUP } else { 0 }
+            | if interest.writable { libc::POLLOUT } else { 0 };
+        self.arm_poll(key, TokenKind::Watch, mask, true);
+    }
+
+    fn arm_poll(&mut self, key: Key, kind: TokenKind, mask: libc::c_short, many: bool) {
+        let fd = types::Fd(self.row(key).raw_fd());
+        let entry = opcode::PollAdd::new(fd, mask as u32).multi(many).build();
+        // SAFETY: the entry names no memory.
+        unsafe { self.push(key, kind, entry) };
+    }
+
+    /// Watches the descriptor that wakes the loop. Each raise of its counter completes once, so the
+    /// counter is never read.
+    fn watch_wake(&mut self) {
+        let fd = types::Fd(self.wake.as_fd().as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+        // SAFETY: the entry names no memory.
+        unsafe { self.ring.push(entry.user_data(Token::WAKE.to_u64())) };
+    }
+
+    /// Hands an operation to the kernel.
+    ///
+    /// # Safety
+    ///
+    /// The memory that the entry names stays valid until the operation's final completion.
+    #[inline]
+    unsafe fn push(&mut self, key: Key, kind: TokenKind, entry: squeue::Entry) {
+        self.in_kernel += 1;
+        self.row(key).in_kernel += 1;
+        // SAFETY: the caller's guarantee is passed on.
+        unsafe { self.ring.push(entry.user_data(Token::new(kind, key).to_u64())) };
+    }
+
+    // ---- ending ---------------------------------------------------------------------------------
+
+    fn cancel_receive(&mut self, key: Key) {
+        let (kind, flight) = match &mut self.row(key).receive {
+            Receive::None => return,
+            Receive::Stream(flight) | Receive::Into(_, flight) => (TokenKind::Receive, flight),
+            Receive::Datagrams(flight) => (TokenKind::Datagram, flight),
+        };
+        match flight {
+            Flight::Ending | Flight::Failed(_) => {}
+            Flight::InKernel | Flight::Ready => {
+                *flight = Flight::Ending;
+                self.cancel_in_kernel(key, kind);
+            }
+            Flight::Starved => {
+                // The kernel has nothing to end.
+                self.row(key).receive = Receive::None;
+                self.done.push_back(Completion { key, outcome: Outcome::Received(Err(cancelled())) });
+            }
+        }
+    }
+
+    fn cancel_send(&mut self, key: Key) {
+        match &mut self.row(key).send {
+            Send::Queue { ending, .. } | Send::Datagram { ending, .. } if !*ending => *ending = true,
+            _ => return,
+        }
+        self.cancel_in_kernel(key, TokenKind::Send);
+    }
+
+    fn cancel_auxiliary(&mut self, key: Key) {
+        let kind = match &mut self.row(key).auxiliary {
+            Auxiliary::None => return,
+            Auxiliary::Connect(_) => TokenKind::Connect,
+            Auxiliary::Accept { ending } => {
+                *ending = true;
+                TokenKind::Accept
+            }
+            Auxiliary::Watch { ending, .. } => {
+                *ending = true;
+                TokenKind::Watch
+            }
+        };
+        self.cancel_in_kernel(key, kind);
+    }
+
+    /// Asks the kernel to end an operation. What the request itself completes with says nothing: the
+    /// operation may just have ended, or be about to.
+    fn cancel_in_kernel(&mut self, key: Key, kind: TokenKind) {
+        let entry = opcode::AsyncCancel::new(Token::new(kind, key).to_u64())
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(Token::new(TokenKind::Cancel, key).to_u64());
+        // SAFETY: the entry names no memory.
+        unsafe { self.ring.push(entry) };
+    }
+
+    fn start_close(&mut self, key: Key) {
+        self.row(key).closing = true;
+        self.cancel_receive(key);
+        self.cancel_send(key);
+        self.cancel_auxiliary(key);
+        self.close_if_idle(key);
+    }
+
+    /// Closes the descriptor of a closing slot once the kernel has nothing else of it.
+    fn close_if_idle(&mut self, key: Key) {
+        let row = self.row(key);
+        if !row.closing || !row.is_idle() {
+            return;
+        }
+        if let Some(Socket::Descriptor(fd)) = row.socket.take() {
+            let entry = opcode::Close::new(types::Fd(fd.into_raw_fd())).build();
+            // SAFETY: the entry names no memory.
+            unsafe { self.push(key, TokenKind::Close, entry) };
+        }
+    }
+
+    // ---- rows -----------------------------------------------------------------------------------
+
+    #[inline]
+    fn row_mut(&mut self, key: Key) -> Option<&mut Row> {
+        let row = self.memory.rows.get_mut(key.index() as usize)?;
+        (row.generation == Some(key.generation())).then_some(row)
+    }
+
+    /// The row of a key that is known to be valid.
+    #[inline]
+    fn row(&mut self, key: Key) -> &mut Row {
+        let row = &mut self.memory.rows[key.index() as usize];
+        debug_assert_eq!(row.generation, Some(key.generation()), "{key:?} is stale");
+        row
+    }
+}
+
+impl Row {
+    fn start_receiving(&mut self, receive: Receive) {
+        debug_assert!(matches!(self.receive, Receive::None), "a receive is in flight already");
+        self.receive = receive;
+    }
+}
+
+/// The order of tear-down: see [`crate::buffer`].
+impl Drop for Uring {
+    fn drop(&mut self) {
+        self.ending = true;
+        let nothing_left = self.end_everything();
+        // The descriptors close in any case: what is still in flight has its own hold on the sockets.
+        for row in &mut self.memory.rows {
+            row.socket = None;
+        }
+        // SAFETY: neither is used again, this is the drop. The ring goes first; the memory follows only
+        // when the kernel has nothing of it any more, and is leaked on purpose otherwise.
+        unsafe {
+            ManuallyDrop::drop(&mut self.ring);
+            if nothing_left {
+                ManuallyDrop::drop(&mut self.memory);
+            }
+        }
+    }
+}
+
+impl Uring {
+    /// Cancels all and waits, bounded, until the kernel has nothing left. Answers whether that is so.
+    fn end_everything(&mut self) -> bool {
+        if !self.ring.was_entered() {
+            return true;
+        }
+        if !self.ring.is_owned_here() {
+            // Another thread may not enter this ring; the kernel ends what is left after the close.
+            return self.in_kernel == 0;
+        }
+        for index in 0..self.memory.rows.len() {
+            let row = &self.memory.rows[index];
+            if let Some(generation) = row.generation
+                && !row.closing
+            {
+                self.start_close(Key::new(index as u32, generation));
+            }
+        }
+        let mut completions = Completions::new();
+        for _ in 0..TEARDOWN_TURNS {
+            if self.in_kernel == 0 {
+                return true;
+            }
+            let soon = self.now() + TEARDOWN_WAIT;
+            if self.turn(Some(soon), &mut completions).is_err() {
+                break;
+            }
+            completions.clear();
+        }
+        self.in_kernel == 0
+    }
+}

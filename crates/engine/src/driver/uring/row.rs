@@ -1,0 +1,133 @@
+//! What is in flight on one slot.
+
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use super::super::Socket;
+use super::super::shelf::Place;
+use crate::buffer::OutQueue;
+use crate::limits::CHUNKS_PER_SEND;
+use crate::op::{Interest, OutDatagram};
+use crate::token::Generation;
+
+/// The state of one slot, by slot number.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    /// `None` while the slot is vacant, and once its descriptor is being closed.
+    pub(super) socket: Option<Socket>,
+    pub(super) generation: Option<Generation>,
+    /// Operations of this slot that the kernel has and whose final completion is to come.
+    pub(super) in_kernel: u8,
+    /// `Op::Close` was submitted: whatever ends is not started again.
+    pub(super) closing: bool,
+    /// A stream of the Unix domain, see [`Receive::Stream`].
+    pub(super) single_shot: bool,
+    pub(super) receive: Receive,
+    pub(super) auxiliary: Auxiliary,
+    pub(super) send: Send,
+}
+
+#[derive(Debug, Default)]
+pub(super) enum Receive {
+    #[default]
+    None,
+    /// Into the loop's buffers.
+    ///
+    /// A multishot receive on TCP. On a Unix stream each receive is single-shot: from 6.17 on, a
+    /// multishot receive there trusts a count of queued bytes that does not include the end of the
+    /// stream, and waits for ever when that came together with the last bytes.
+    Stream(Flight),
+    /// Into the buffer at this place of the shelf.
+    Into(Place, Flight),
+    /// Datagrams: the kernel tells when some are there, and they are taken by ordinary calls, many a turn.
+    Datagrams(Flight),
+}
+
+/// Where an operation that goes on by itself is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flight {
+    InKernel,
+    /// It was told to end, and its final completion is to come.
+    Ending,
+    /// It found no buffer, and waits in line for one.
+    Starved,
+    /// Datagrams are there that this turn had no room for; the slot stands in the list of those to go on.
+    Ready,
+    /// A call failed with this error number; it is reported once the kernel's part has ended.
+    Failed(i32),
+}
+
+#[derive(Debug, Default)]
+pub(super) enum Send {
+    #[default]
+    None,
+    /// The queue drains. Its bytes are in the kernel's hands.
+    Queue { queue: Box<OutQueue>, ending: bool, header: Option<Box<MessageHeader>> },
+    /// The datagram waits until the socket is writable.
+    Datagram { datagram: Box<OutDatagram>, ending: bool },
+}
+
+#[derive(Debug, Default)]
+pub(super) enum Auxiliary {
+    #[default]
+    None,
+    Accept {
+        ending: bool,
+    },
+    /// The address stands at this place of the shelf.
+    Connect(Place),
+    Watch {
+        interest: Interest,
+        ending: bool,
+    },
+}
+
+impl Row {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_ref().and_then(Socket::as_fd).expect("an operation runs on an attached descriptor")
+    }
+
+    pub(super) fn raw_fd(&self) -> RawFd {
+        self.fd().as_raw_fd()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_kernel == 0
+            && matches!(
+                (&self.receive, &self.send, &self.auxiliary),
+                (Receive::None, Send::None, Auxiliary::None)
+            )
+    }
+}
+
+/// What `sendmsg` reads: the header and the list of slices. It must not move while the kernel has it, so it
+/// is boxed, and used again for the next send.
+#[derive(Debug)]
+pub(super) struct MessageHeader {
+    header: libc::msghdr,
+    slices: [libc::iovec; CHUNKS_PER_SEND],
+}
+
+// SAFETY: the pointers inside are only meaningful while a send has the header, together with the queue
+// whose bytes they name; both move as one.
+unsafe impl std::marker::Send for MessageHeader {}
+
+impl MessageHeader {
+    pub(super) fn new() -> Box<Self> {
+        // SAFETY: all-zero is a valid value of both plain C structs.
+        Box::new(unsafe { std::mem::zeroed() })
+    }
+
+    /// Describes the front of the queue, up to the first file range. The queue must neither move its
+    /// chunks nor drop them until the send is complete.
+    pub(super) fn describe(&mut self, queue: &OutQueue) -> *const libc::msghdr {
+        let mut slices = [IoSlice::new(&[]); CHUNKS_PER_SEND];
+        let count = queue.io_slices(&mut slices);
+        for (raw, slice) in self.slices.iter_mut().zip(&slices[..count]) {
+            *raw = libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
+        }
+        self.header.msg_iov = self.slices.as_mut_ptr();
+        self.header.msg_iovlen = count as _;
+        &raw const self.header
+    }
+}

@@ -1,0 +1,969 @@
+//! One thread, one driver, one slab of slots, one timer wheel, one mailbox.
+//!
+//! ```text
+//!            ┌──────────────────────────── turn ────────────────────────────┐
+//!  flush dirty out-queues ─► one system call: submit and wait ─► read the clock
+//!            ▲                                                              │
+//!            │                 next_event, until it says None               ▼
+//!            └──── due timers ◄──── mailbox, bounded ◄──── completions ◄────┘
+//! ```
+//!
+//! The front end owns the loop and drives it: [`EventLoop::turn`], then [`EventLoop::next_event`] until
+//! there is none. No callback, no lock, no allocation on the way of a message.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use crate::buffer::{Chunk, Lease, OutQueue};
+use crate::clock::Timestamp;
+use crate::driver::{
+    Completions, Driver, DriverChoice, DriverConfig, DriverKind, DriverStats, Opened, Socket, Waker,
+};
+use crate::limits;
+use crate::mailbox::{Mailbox, Sender};
+use crate::op::{
+    Completion, Direction, InDatagram, Interest, Op, OutDatagram, Outcome, Submitted, is_cancelled,
+};
+use crate::slab::{SlotNumbers, Table};
+use crate::socket::{self, Address};
+use crate::timer::{TimerId, TimerWheel};
+use crate::token::{ConnId, Key};
+
+/// How to make an [`EventLoop`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which kernel interface to use.
+    pub driver: DriverChoice,
+    /// Sizes of the driver's memory.
+    pub driver_config: DriverConfig,
+    /// Number of this loop among the program's loops; part of each of its [`ConnId`]s.
+    pub loop_number: u16,
+    /// Most sockets at one time.
+    pub slots: u32,
+    /// Messages that may wait in the mailbox.
+    pub mailbox_capacity: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            driver: DriverChoice::Auto,
+            driver_config: DriverConfig::default(),
+            loop_number: 0,
+            slots: limits::SLOTS,
+            mailbox_capacity: limits::MAILBOX_CAPACITY,
+        }
+    }
+}
+
+/// Something that happened, for the front end to act on.
+#[derive(Debug)]
+pub enum Event<M> {
+    /// A message of another thread.
+    Message(M),
+    /// A timer set with [`EventLoop::set_timer`] is due; its payload comes back.
+    Timer(TimerId, u64),
+    /// A listener has a new connection. Whoever attaches it, on this loop or another, owns it.
+    Accepted(ConnId, Socket),
+    /// Accepting failed for lack of a resource and goes on by itself after the pause.
+    AcceptFailed(ConnId, io::Error, Duration),
+    /// A connect ended.
+    Connected(ConnId, io::Result<()>),
+    /// Bytes arrived; an empty lease is the end of the stream. It and an error are the last.
+    Received(ConnId, io::Result<Lease>),
+    /// A receive into an owned buffer ended with this many bytes appended; 0 is the end of the stream.
+    ReceivedInto(ConnId, BytesMut, io::Result<usize>),
+    /// A datagram arrived; an error is the last.
+    Datagram(ConnId, io::Result<InDatagram>),
+    /// Sending failed: what was queued is lost, and the connection is of no more use for writing.
+    SendFailed(ConnId, io::Error),
+    /// A datagram was sent, or not.
+    SentTo(ConnId, Box<OutDatagram>, io::Result<()>),
+    /// A watched descriptor is ready; an error is the last.
+    Ready(ConnId, io::Result<Interest>),
+    /// The socket is closed and its name is stale from here on. The last event of each socket.
+    Closed(ConnId),
+}
+
+/// How [`EventLoop::close`] treats what is still under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// Send what is queued, end our direction, read and discard until the peer's end of stream, then
+    /// close. Bounded by [`limits::CLOSE_TIMEOUT`] and [`limits::DRAIN_BYTES`].
+    Flush,
+    /// Discard what is queued and close.
+    Discard,
+    /// Discard what is queued and reset the connection.
+    Reset,
+}
+
+/// What the loop keeps for one socket.
+#[derive(Debug, Default)]
+struct Slot {
+    phase: Phase,
+    /// A receive, of whatever kind, is in flight.
+    receiving: bool,
+    /// A send, of whatever kind, is in flight.
+    sending: bool,
+    /// The slot is in the list of those to flush.
+    dirty: bool,
+    /// The peer's end of stream, or a failure of the receiving direction, has been seen.
+    input_ended: bool,
+    /// A connect is in flight: writes and the receive wait for it.
+    connecting: bool,
+    /// A receive was asked for while the connect was in flight.
+    receive_wanted: bool,
+    /// `shutdown_write` was asked for: nothing more may be written.
+    output_ended: bool,
+    /// Bytes written since the last flush; `None` while there is nothing.
+    out: Option<Box<OutQueue>>,
+    /// What the socket is used for.
+    role: Role,
+    /// While closing or backing off: the timer that ends it.
+    timer: Option<TimerId>,
+    /// While draining: bytes discarded. While accepting: consecutive failures.
+    count: u32,
+}
+
+/// The life of a slot. `Closing` is the only way out.
+///
+/// ```text
+///  Open ──close(Flush)──► Flushing ──out-queue empty──► Draining ──end of stream──► Closing ──► gone
+///    └───────────────────────┴──── close(Discard/Reset), failure, time-out ────────────┘
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Open,
+    /// Sending what is queued; what arrives is discarded.
+    Flushing,
+    /// Our direction has ended; what arrives is discarded.
+    Draining,
+    /// The driver ends what is in flight and closes the descriptor.
+    Closing,
+}
+
+/// What a socket is used for; only a stream has anything to flush or to drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Role {
+    #[default]
+    Stream,
+    Listener,
+    Datagram,
+    Watched,
+}
+
+/// What a timer of the wheel is for.
+#[derive(Clone, Copy, Debug)]
+enum TimerTask {
+    Program(u64),
+    AcceptAgain(Key),
+    CloseTimeout(Key),
+}
+
+/// One thread's event loop. The thread that calls [`turn`](Self::turn) first is the loop's thread; all
+/// methods belong to it. Other threads reach the loop through [`sender`](Self::sender).
+///
+/// `M` is what they send.
+///
+/// # Examples
+///
+/// A loop that waits for one message of another thread:
+///
+/// ```
+/// use kolk_engine::{Config, Event, EventLoop};
+///
+/// let mut event_loop = EventLoop::<&str>::new(&Config::default())?;
+/// let sender = event_loop.sender();
+/// std::thread::spawn(move || sender.send("hello"));
+///
+/// let mut received = None;
+/// while received.is_none() {
+///     event_loop.turn(None)?;
+///     while let Some(event) = event_loop.next_event() {
+///         if let Event::Message(message) = event {
+///             received = Some(message);
+///         }
+///     }
+/// }
+/// assert_eq!(received, Some("hello"));
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Debug)]
+pub struct EventLoop<M> {
+    driver: Driver,
+    driver_reason: String,
+    slots: Table<Slot>,
+    numbers: Arc<SlotNumbers>,
+    mailbox: Mailbox<M, Waker>,
+    timers: TimerWheel<TimerTask>,
+    /// What the driver reported and was not dispatched yet.
+    completions: Completions,
+    /// What became known outside a dispatch.
+    events: VecDeque<Event<M>>,
+    /// Slots with something in `out`, in the order in which they got it. Each at most once.
+    dirty: Vec<Key>,
+    #[expect(clippy::vec_box, reason = "the boxes move into send operations as they are")]
+    spare_queues: Vec<Box<OutQueue>>,
+    loop_number: u16,
+    now: Timestamp,
+    /// Completions and timers that this turn may still dispatch.
+    budget: Budget,
+    turns: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    completions: usize,
+    timers: usize,
+}
+
+impl Budget {
+    /// An operation may complete at once while a handler runs, and its handler may start the next: twice
+    /// the kernel's share leaves room for that and still ends the turn.
+    const TURN: Self =
+        Self { completions: 2 * limits::COMPLETIONS_PER_TURN, timers: limits::TIMERS_PER_TURN };
+
+    fn take(count: &mut usize) -> bool {
+        let left = *count > 0;
+        *count -= usize::from(left);
+        left
+    }
+}
+
+/// Counters of an event loop since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoopStats {
+    /// Turns.
+    pub turns: u64,
+    /// Sockets that are attached.
+    pub sockets: usize,
+    /// Timers that are set.
+    pub timers: usize,
+    /// Messages that arrived in the mailbox.
+    pub messages: u64,
+    /// System calls made to wake the loop for them.
+    pub wake_ups: u64,
+    /// Counters of the driver.
+    pub driver: DriverStats,
+}
+
+impl<M> EventLoop<M> {
+    /// Makes a loop and opens its driver.
+    ///
+    /// # Errors
+    ///
+    /// What [`Driver::open`] says.
+    pub fn new(config: &Config) -> io::Result<Self> {
+        let Opened { driver, reason } = Driver::open(&config.driver, &config.driver_config)?;
+        let now = driver.now();
+        Ok(Self {
+            mailbox: Mailbox::new(driver.waker(), config.mailbox_capacity),
+            driver,
+            driver_reason: reason,
+            slots: Table::new(),
+            numbers: Arc::new(SlotNumbers::new(config.slots)),
+            timers: TimerWheel::new(now),
+            completions: Completions::with_capacity(limits::COMPLETIONS_PER_TURN),
+            events: VecDeque::new(),
+            dirty: Vec::new(),
+            spare_queues: Vec::new(),
+            loop_number: config.loop_number,
+            now,
+            budget: Budget::TURN,
+            turns: 0,
+        })
+    }
+
+    // ---- the turn -------------------------------------------------------------------------------
+
+    /// Flushes what was written, makes the one system call that submits and waits, and collects what
+    /// became ready. Waits at most until `deadline` (`None`: until something happens), and not at all
+    /// while something is left to dispatch.
+    ///
+    /// # Errors
+    ///
+    /// Only what makes going on impossible: the driver lost a completion or its descriptor.
+    pub fn turn(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
+        self.flush_dirty();
+        let deadline = self.wait_until(deadline);
+        let result = self.driver.turn(deadline, &mut self.completions);
+        self.mailbox.awake();
+        self.mailbox.begin_turn(limits::MESSAGES_PER_TURN);
+        self.now = self.driver.now();
+        self.budget = Budget::TURN;
+        self.turns += 1;
+        result
+    }
+
+    /// The next thing that happened, or `None` when this turn has brought all it may.
+    ///
+    /// Completions come first, then messages, then timers; what handlers write meanwhile leaves with
+    /// the next [`turn`](Self::turn).
+    #[inline]
+    pub fn next_event(&mut self) -> Option<Event<M>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if Budget::take(&mut self.budget.completions)
+                && let Some(Completion { key, outcome }) = self.completions.pop_front()
+            {
+                match self.absorb(key, outcome) {
+                    Some(event) => return Some(event),
+                    None => continue,
+                }
+            }
+            if let Some(message) = self.mailbox.next_message() {
+                return Some(Event::Message(message));
+            }
+            if Budget::take(&mut self.budget.timers)
+                && let Some((id, task)) = self.timers.pop_expired(self.now)
+            {
+                match self.fire(id, task) {
+                    Some(event) => return Some(event),
+                    None => continue,
+                }
+            }
+            return self.events.pop_front();
+        }
+    }
+
+    /// How long the driver may wait. Announces the sleep to the mailbox if it may wait at all.
+    fn wait_until(&mut self, deadline: Option<Timestamp>) -> Option<Timestamp> {
+        if !self.completions.is_empty() || !self.events.is_empty() {
+            return Some(self.now);
+        }
+        let deadline = earlier(deadline, self.timers.next_deadline());
+        let polls = deadline.is_some_and(|deadline| deadline <= self.now);
+        if polls || !self.mailbox.prepare_sleep() { Some(self.now) } else { deadline }
+    }
+
+    /// The time of this turn; the clock is read once a turn.
+    #[inline]
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Number of this loop among the program's loops.
+    pub fn loop_number(&self) -> u16 {
+        self.loop_number
+    }
+
+    /// Which kernel interface the loop stands on.
+    pub fn driver_kind(&self) -> DriverKind {
+        self.driver.kind()
+    }
+
+    /// Why it is that one, in a sentence for a log.
+    pub fn driver_reason(&self) -> &str {
+        &self.driver_reason
+    }
+
+    /// How other threads send to this loop.
+    pub fn sender(&self) -> Sender<M, Waker> {
+        self.mailbox.sender()
+    }
+
+    /// Counters since the loop was made.
+    pub fn stats(&self) -> LoopStats {
+        let mailbox = self.mailbox.stats();
+        LoopStats {
+            turns: self.turns,
+            sockets: self.slots.len(),
+            timers: self.timers.len(),
+            messages: mailbox.sent,
+            wake_ups: mailbox.wake_ups,
+            driver: self.driver.stats(),
+        }
+    }
+
+    // ---- sockets --------------------------------------------------------------------------------
+
+    /// The slot numbers of this loop, from which any thread may reserve one for a socket to come.
+    pub fn slot_numbers(&self) -> &Arc<SlotNumbers> {
+        &self.numbers
+    }
+
+    /// Takes over a socket under a fresh name.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` when all slots are taken; what [`Driver::attach`] says. The socket is closed then.
+    pub fn attach(&mut self, socket: Socket) -> io::Result<ConnId> {
+        let key = self.reserve()?;
+        self.attach_reserved(key, socket)
+    }
+
+    /// Takes over a socket under a name that was reserved for it.
+    ///
+    /// # Errors
+    ///
+    /// What [`Driver::attach`] says. The socket is closed and the name given back then.
+    pub fn attach_reserved(&mut self, key: Key, socket: Socket) -> io::Result<ConnId> {
+        match self.driver.attach(key, socket) {
+            Ok(()) => {
+                self.slots.insert(key, Slot::default());
+                Ok(ConnId::new(self.loop_number, key))
+            }
+            Err(error) => {
+                self.numbers.release(key);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a socket back that has nothing in flight and nothing to send; its name is stale then.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name, `ResourceBusy` while an operation is in flight or output waits.
+    pub fn detach(&mut self, conn: ConnId) -> io::Result<Socket> {
+        let slot = self.open_slot(conn)?;
+        if slot.out.is_some() {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        let key = conn.key();
+        let socket = self.driver.detach(key).ok_or(io::ErrorKind::ResourceBusy)?;
+        self.forget(key);
+        Ok(socket)
+    }
+
+    /// The socket behind a name, to ask it for addresses or to set options; `None` if the name is stale.
+    pub fn socket(&self, conn: ConnId) -> Option<&Socket> {
+        self.driver.socket(conn.key())
+    }
+
+    /// Accepts connections on a listener until it is closed. A lack of resources pauses it, longer each
+    /// time, and it goes on by itself.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name.
+    pub fn accept(&mut self, listener: ConnId) -> io::Result<()> {
+        self.open_slot(listener)?.role = Role::Listener;
+        self.start(listener.key(), Op::Accept);
+        Ok(())
+    }
+
+    /// Makes a stream socket and connects it; [`Event::Connected`] tells what came of it. Writes and
+    /// a receive may be asked for at once: they wait for the connection.
+    ///
+    /// # Errors
+    ///
+    /// What socket(2) says; `OutOfMemory` when all slots are taken; `InvalidInput` for an address that
+    /// cannot be connected to.
+    pub fn connect(&mut self, address: &Address) -> io::Result<ConnId> {
+        let socket = self.driver.open_stream(address)?;
+        let conn = self.attach(socket)?;
+        let slot = self.open_slot(conn)?;
+        slot.connecting = true;
+        self.start(conn.key(), Op::Connect(address.clone()));
+        Ok(conn)
+    }
+
+    /// Receives into the loop's buffers until the stream ends; many [`Event::Received`].
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name or a stream whose input has ended; `ResourceBusy` while
+    /// another receive is in flight.
+    pub fn receive(&mut self, conn: ConnId) -> io::Result<()> {
+        let slot = self.open_slot(conn)?;
+        if slot.connecting {
+            slot.receive_wanted = true;
+            return Ok(());
+        }
+        self.start_receive(conn, Op::Receive)
+    }
+
+    /// Receives once into the spare capacity of `buffer`; one [`Event::ReceivedInto`].
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive); `InvalidInput` for a buffer without spare capacity.
+    pub fn receive_into(&mut self, conn: ConnId, buffer: BytesMut) -> io::Result<()> {
+        if buffer.capacity() == buffer.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the buffer has no spare capacity"));
+        }
+        self.start_receive(conn, Op::ReceiveInto(buffer))
+    }
+
+    /// Receives datagrams until the socket is closed; many [`Event::Datagram`].
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive).
+    pub fn receive_from(&mut self, conn: ConnId) -> io::Result<()> {
+        self.open_slot(conn)?.role = Role::Datagram;
+        self.start_receive(conn, Op::ReceiveFrom)
+    }
+
+    /// Ends the receive in flight; its last event carries the error for which
+    /// [`is_cancelled`] is true.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name.
+    pub fn cancel_receive(&mut self, conn: ConnId) -> io::Result<()> {
+        let slot = self.open_slot(conn)?;
+        slot.receive_wanted = false;
+        self.driver.cancel(conn.key(), Direction::Receive);
+        Ok(())
+    }
+
+    /// Sends one datagram; one [`Event::SentTo`].
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name, `ResourceBusy` while another send is in flight.
+    pub fn send_to(&mut self, conn: ConnId, datagram: Box<OutDatagram>) -> io::Result<()> {
+        let slot = self.open_slot(conn)?;
+        slot.role = Role::Datagram;
+        if std::mem::replace(&mut slot.sending, true) {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        self.start(conn.key(), Op::SendTo(datagram));
+        Ok(())
+    }
+
+    /// Reports each time a descriptor becomes ready, until it is closed; many [`Event::Ready`]. Ready
+    /// means that it became so, not that it still is: use it until it would block.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name.
+    pub fn watch(&mut self, conn: ConnId, interest: Interest) -> io::Result<()> {
+        self.open_slot(conn)?.role = Role::Watched;
+        self.start(conn.key(), Op::Watch(interest));
+        Ok(())
+    }
+
+    /// Queues a chunk: a small one by copy, a longer one by reference. All chunks of one turn leave in
+    /// one send.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name or a connection that is closing or whose output was ended.
+    #[inline]
+    pub fn write(&mut self, conn: ConnId, chunk: Chunk) -> io::Result<()> {
+        if !chunk.is_empty() {
+            self.out_queue(conn)?.push(chunk);
+        }
+        Ok(())
+    }
+
+    /// Queues a copy of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    #[inline]
+    pub fn write_copy(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<()> {
+        if !bytes.is_empty() {
+            self.out_queue(conn)?.push_copy(bytes);
+        }
+        Ok(())
+    }
+
+    /// Ends our direction of the stream once everything queued is sent; the other stays usable.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name.
+    pub fn shutdown_write(&mut self, conn: ConnId) -> io::Result<()> {
+        let slot = self.open_slot(conn)?;
+        slot.output_ended = true;
+        if !slot.has_output() {
+            return self.driver.shutdown_write(conn.key());
+        }
+        Ok(())
+    }
+
+    /// Ends a socket; [`Event::Closed`] is its last event. A stale name, and a second close that asks
+    /// for no more than the first, have no effect.
+    pub fn close(&mut self, conn: ConnId, how: Close) {
+        let Some(slot) = self.slots.get_mut(conn.key()) else { return };
+        match (slot.phase, how) {
+            (Phase::Closing, _) | (Phase::Flushing | Phase::Draining, Close::Flush) => {}
+            (Phase::Open, Close::Flush) if slot.needs_flush() => self.begin_flush(conn.key()),
+            (_, Close::Reset) => {
+                if let Some(socket) = self.driver.socket(conn.key()) {
+                    // The option fails only where a reset has no meaning; the close follows anyway.
+                    let _ = socket.set_reset_on_close();
+                }
+                self.finish_close(conn.key());
+            }
+            _ => self.finish_close(conn.key()),
+        }
+    }
+
+    // ---- timers ---------------------------------------------------------------------------------
+
+    /// Sets a timer: [`Event::Timer`] brings `payload` back once `deadline` has passed, at most one
+    /// tick of the wheel (0.13 ms) and the length of a turn later, never earlier.
+    pub fn set_timer(&mut self, deadline: Timestamp, payload: u64) -> TimerId {
+        self.timers.insert(deadline, TimerTask::Program(payload))
+    }
+
+    /// Moves a timer; `false` if it fired or was cancelled before.
+    pub fn move_timer(&mut self, timer: TimerId, deadline: Timestamp) -> bool {
+        self.timers.reschedule(timer, deadline)
+    }
+
+    /// Cancels a timer; `false` if it fired or was cancelled before.
+    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        self.timers.cancel(timer).is_some()
+    }
+
+    fn fire(&mut self, id: TimerId, task: TimerTask) -> Option<Event<M>> {
+        match task {
+            TimerTask::Program(payload) => return Some(Event::Timer(id, payload)),
+            TimerTask::CloseTimeout(key) => self.finish_close(key),
+            TimerTask::AcceptAgain(key) => {
+                let slot = self.slots.get_mut(key)?;
+                slot.timer = None;
+                if slot.phase == Phase::Open {
+                    self.start(key, Op::Accept);
+                }
+            }
+        }
+        None
+    }
+
+    // ---- completions ----------------------------------------------------------------------------
+
+    /// Takes note of a completion; what concerns the front end becomes an event.
+    #[inline]
+    fn absorb(&mut self, key: Key, outcome: Outcome) -> Option<Event<M>> {
+        let conn = ConnId::new(self.loop_number, key);
+        match outcome {
+            Outcome::Received(result) => self.on_received(conn, result),
+            Outcome::Sent(queue, result) => {
+                self.on_sent(key, queue, result);
+                None
+            }
+            Outcome::Accepted(result) => self.on_accepted(conn, result),
+            Outcome::Connected(result) => self.on_connected(conn, result),
+            Outcome::ReceivedInto(buffer, result) => {
+                let slot = self.slots.get_mut(key)?;
+                slot.receiving = false;
+                slot.input_ended |=
+                    result.as_ref().map_or_else(|error| !is_cancelled(error), |&count| count == 0);
+                if slot.phase == Phase::Draining {
+                    self.continue_draining(key);
+                }
+                Some(Event::ReceivedInto(conn, buffer, result))
+            }
+            Outcome::Datagram(mut result) => {
+                let slot = self.slots.get_mut(key)?;
+                slot.receiving &= result.is_ok();
+                if slot.phase != Phase::Open {
+                    return None;
+                }
+                if let Ok(datagram) = &mut result {
+                    self.driver.settle(&mut datagram.bytes);
+                }
+                Some(Event::Datagram(conn, result))
+            }
+            Outcome::SentTo(datagram, result) => {
+                self.slots.get_mut(key)?.sending = false;
+                Some(Event::SentTo(conn, datagram, result))
+            }
+            Outcome::Ready(result) => {
+                let open = self.slots.get(key)?.phase == Phase::Open;
+                open.then_some(Event::Ready(conn, result))
+            }
+            Outcome::Closed => {
+                self.forget(key);
+                Some(Event::Closed(conn))
+            }
+        }
+    }
+
+    #[inline]
+    fn on_received(&mut self, conn: ConnId, mut result: io::Result<Lease>) -> Option<Event<M>> {
+        let slot = self.slots.get_mut(conn.key())?;
+        let count = match &result {
+            Ok(lease) => lease.len(),
+            Err(_) => 0,
+        };
+        if count == 0 {
+            slot.receiving = false;
+            slot.input_ended = !result.as_ref().is_err_and(is_cancelled);
+        }
+        if slot.phase == Phase::Open {
+            if let Ok(lease) = &mut result {
+                self.driver.settle(lease);
+            }
+            return Some(Event::Received(conn, result));
+        }
+        slot.count = slot.count.saturating_add(count as u32);
+        if slot.phase == Phase::Draining {
+            self.continue_draining(conn.key());
+        }
+        None
+    }
+
+    fn on_accepted(&mut self, listener: ConnId, result: io::Result<Socket>) -> Option<Event<M>> {
+        let slot = self.slots.get_mut(listener.key())?;
+        match result {
+            Ok(socket) => {
+                slot.count = 0;
+                (slot.phase == Phase::Open).then_some(Event::Accepted(listener, socket))
+            }
+            Err(_) if slot.phase != Phase::Open => None,
+            Err(error) if socket::is_lost_in_accept(&error) => {
+                self.start(listener.key(), Op::Accept);
+                None
+            }
+            Err(error) => {
+                let pause = accept_pause(slot.count);
+                slot.count += 1;
+                let again = TimerTask::AcceptAgain(listener.key());
+                slot.timer = Some(self.timers.insert(self.now + pause, again));
+                Some(Event::AcceptFailed(listener, error, pause))
+            }
+        }
+    }
+
+    fn on_connected(&mut self, conn: ConnId, result: io::Result<()>) -> Option<Event<M>> {
+        let key = conn.key();
+        let slot = self.slots.get_mut(key)?;
+        slot.connecting = false;
+        if slot.phase == Phase::Closing {
+            return None;
+        }
+        if let Err(error) = result {
+            slot.input_ended = true;
+            if slot.phase != Phase::Open {
+                self.finish_close(key);
+                return None;
+            }
+            return Some(Event::Connected(conn, Err(error)));
+        }
+        if slot.out.is_some() && !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(key);
+        }
+        if std::mem::take(&mut slot.receive_wanted) && slot.phase == Phase::Open {
+            slot.receiving = true;
+            self.start(key, Op::Receive);
+        }
+        self.after_output(key);
+        Some(Event::Connected(conn, Ok(())))
+    }
+
+    /// The queue of a send comes back.
+    #[inline]
+    fn on_sent(&mut self, key: Key, mut queue: Box<OutQueue>, result: io::Result<()>) {
+        queue.clear();
+        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
+            self.spare_queues.push(queue);
+        }
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.sending = false;
+        match result {
+            Ok(()) if slot.out.is_some() => {
+                if !slot.dirty {
+                    slot.dirty = true;
+                    self.dirty.push(key);
+                }
+            }
+            Ok(()) => self.after_output(key),
+            Err(error) => self.on_send_failed(key, error),
+        }
+    }
+
+    fn on_send_failed(&mut self, key: Key, error: io::Error) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.out = None;
+        slot.output_ended = true;
+        match slot.phase {
+            Phase::Open => {
+                let conn = ConnId::new(self.loop_number, key);
+                self.events.push_back(Event::SendFailed(conn, error));
+            }
+            Phase::Flushing | Phase::Draining => self.finish_close(key),
+            Phase::Closing => {}
+        }
+    }
+
+    /// Does what waited for the out-queue to run empty, if it is.
+    #[inline]
+    fn after_output(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if slot.has_output() {
+            return;
+        }
+        match slot.phase {
+            Phase::Flushing => self.begin_drain(key),
+            Phase::Open if slot.output_ended => {
+                // What shutdown(2) can report here, the receive reports too.
+                let _ = self.driver.shutdown_write(key);
+            }
+            _ => {}
+        }
+    }
+
+    // ---- sending --------------------------------------------------------------------------------
+
+    /// The queue that the next send of this connection takes, made dirty.
+    #[inline]
+    fn out_queue(&mut self, conn: ConnId) -> io::Result<&mut OutQueue> {
+        let key = conn.key();
+        let slot = self.slots.get_mut(key).ok_or(io::ErrorKind::NotConnected)?;
+        if slot.phase != Phase::Open || slot.output_ended {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        if !slot.dirty && !slot.sending && !slot.connecting {
+            slot.dirty = true;
+            self.dirty.push(key);
+        }
+        let spare_queues = &mut self.spare_queues;
+        Ok(slot.out.get_or_insert_with(|| spare_queues.pop().unwrap_or_default()))
+    }
+
+    /// Starts one send for each connection that was written to.
+    fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            let Some(slot) = self.slots.get_mut(key) else { continue };
+            slot.dirty = false;
+            if slot.sending || slot.phase == Phase::Closing {
+                continue;
+            }
+            let Some(queue) = slot.out.take() else { continue };
+            slot.sending = true;
+            match self.driver.submit(key, Op::Send(queue)) {
+                Submitted::Done(Outcome::Sent(queue, result)) => self.on_sent(key, queue, result),
+                Submitted::Done(outcome) => self.completions.push_back(Completion { key, outcome }),
+                Submitted::Pending => {}
+            }
+        }
+        // Nothing above writes, but a send that ended at once may have made its slot dirty again.
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+    }
+
+    // ---- closing --------------------------------------------------------------------------------
+
+    fn begin_flush(&mut self, key: Key) {
+        let deadline = self.now + limits::CLOSE_TIMEOUT;
+        let timer = self.timers.insert(deadline, TimerTask::CloseTimeout(key));
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.phase = Phase::Flushing;
+        slot.timer = Some(timer);
+        slot.count = 0;
+        self.after_output(key);
+    }
+
+    /// Everything is sent: say so to the peer, and read until it says the same.
+    fn begin_drain(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.phase = Phase::Draining;
+        if self.driver.shutdown_write(key).is_err() {
+            slot.input_ended = true;
+        }
+        self.continue_draining(key);
+    }
+
+    fn continue_draining(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if slot.input_ended || slot.count as usize > limits::DRAIN_BYTES {
+            self.finish_close(key);
+        } else if !slot.receiving {
+            slot.receiving = true;
+            self.start(key, Op::Receive);
+        }
+    }
+
+    /// Hands the slot to the driver for good.
+    fn finish_close(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if slot.phase == Phase::Closing {
+            return;
+        }
+        slot.phase = Phase::Closing;
+        slot.out = None;
+        if let Some(timer) = slot.timer.take() {
+            self.timers.cancel(timer);
+        }
+        self.start(key, Op::Close);
+    }
+
+    /// The slot is gone; its number may be used again under the next generation.
+    fn forget(&mut self, key: Key) {
+        self.slots.remove(key);
+        self.numbers.release(key);
+    }
+
+    // ---- helpers --------------------------------------------------------------------------------
+
+    fn reserve(&mut self) -> io::Result<Key> {
+        let limit = self.numbers.limit();
+        self.numbers.reserve().ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                format!("all {limit} slots of the event loop are taken"),
+            )
+        })
+    }
+
+    fn open_slot(&mut self, conn: ConnId) -> io::Result<&mut Slot> {
+        match self.slots.get_mut(conn.key()) {
+            Some(slot) if slot.phase == Phase::Open => Ok(slot),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn start_receive(&mut self, conn: ConnId, op: Op) -> io::Result<()> {
+        let slot = self.open_slot(conn)?;
+        if slot.input_ended {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        if std::mem::replace(&mut slot.receiving, true) {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        self.start(conn.key(), op);
+        Ok(())
+    }
+
+    /// Submits an operation; one that ends at once is dispatched like any other.
+    fn start(&mut self, key: Key, op: Op) {
+        if let Submitted::Done(outcome) = self.driver.submit(key, op) {
+            self.completions.push_back(Completion { key, outcome });
+        }
+    }
+}
+
+impl Slot {
+    /// Whether anything written is not sent yet.
+    #[inline]
+    fn has_output(&self) -> bool {
+        self.sending || self.out.is_some()
+    }
+
+    /// Whether a flushing close differs from a plain one.
+    fn needs_flush(&self) -> bool {
+        let ended = self.input_ended && !self.has_output();
+        self.role == Role::Stream && !ended && (!self.connecting || self.out.is_some())
+    }
+}
+
+fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Pause after the given number of consecutive accept failures.
+fn accept_pause(failures: u32) -> Duration {
+    let doubled = limits::ACCEPT_BACKOFF_MIN.saturating_mul(1 << failures.min(16));
+    doubled.min(limits::ACCEPT_BACKOFF_MAX)
+}

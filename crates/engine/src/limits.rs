@@ -1,0 +1,108 @@
+//! Every bound of the engine, with the reason for its value.
+//!
+//! A queue without a bound hides a fault until memory runs out, and a loop without one starves its
+//! neighbours, so each has a name here. Sizes that a program may want to change are defaults of
+//! [`Config`](crate::Config).
+
+use std::time::Duration;
+
+/// Completions taken from the kernel in one turn.
+///
+/// Large enough that one system call is shared by many messages, small enough that the batch
+/// (about 20 KiB) stays in the first-level cache together with what the handlers touch.
+pub const COMPLETIONS_PER_TURN: usize = 256;
+
+/// Mailbox messages handled in one turn, so that busy senders cannot keep the loop from its sockets.
+pub const MESSAGES_PER_TURN: usize = 1024;
+
+/// Messages that may wait in a mailbox before senders are told that it is full.
+pub const MAILBOX_CAPACITY: usize = 1 << 20;
+
+/// Timers fired in one turn; the rest fire in the next, which does not wait.
+pub const TIMERS_PER_TURN: usize = 1024;
+
+/// Connections taken from one listener in one turn: an accept storm must not stop those that are served.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
+/// Datagrams taken from one socket in one turn.
+pub const DATAGRAMS_PER_TURN: usize = 64;
+
+/// Bytes one connection may receive with one system call on a readiness kernel.
+///
+/// A flood on one connection then takes at most a quarter of the arena before the others have
+/// their turn, and 64 KiB already hides the cost of the call.
+pub const RECEIVE_SIZE: usize = 64 * 1024;
+
+/// The arena is not offered to a receive when less than this is left of it.
+///
+/// A shorter rest would cut messages into pieces for no saving of memory.
+pub const RECEIVE_SIZE_MIN: usize = 4 * 1024;
+
+/// Size of a readiness driver's arena block: half of a common second-level cache (512 KiB), so that
+/// what one turn receives is still there when the same turn sends it.
+pub const ARENA_BLOCK_SIZE: usize = 256 * 1024;
+
+/// Arena blocks a loop may own. One is hot; the others replace it while leases pin it.
+pub const ARENA_BLOCKS: usize = 4;
+
+/// Size of one buffer of the shared receive ring.
+pub const RING_BUFFER_SIZE: usize = 4 * 1024;
+
+/// Buffers that the kernel may fill at one time: with [`RING_BUFFER_SIZE`], 256 KiB, half of a
+/// common second-level cache.
+pub const RING_BUFFERS: u16 = 64;
+
+/// Further buffers that replace those which leases hold. When they are gone too, received bytes are
+/// copied out, so the ring never runs dry because of a hoarder.
+pub const RING_SPARE_BUFFERS: u16 = 192;
+
+/// Entries of the submission queue. What does not fit is submitted early.
+pub const SUBMISSION_ENTRIES: u32 = 512;
+
+/// Entries of the completion queue: never below 4096, because accept floods overflow a smaller one.
+pub const COMPLETION_ENTRIES: u32 = 4096;
+
+/// Chunks passed to the kernel in one send. Linux takes 1024 (`UIO_MAXIOV`); past 64 the call is no
+/// longer what costs.
+pub const CHUNKS_PER_SEND: usize = 64;
+
+/// A write up to this many bytes is copied into the out-queue; a longer one is kept by reference.
+///
+/// Copying so little costs less than keeping a reference and a further entry of the send.
+pub const COPY_SIZE: usize = 512;
+
+/// Emptied out-queues kept for reuse by one loop: as many as one turn can have in flight.
+pub const SPARE_OUT_QUEUES: usize = COMPLETIONS_PER_TURN;
+
+/// Bytes of copy space an out-queue keeps when it goes back to the spares; a larger one is freed, so
+/// a burst leaves nothing behind.
+pub const SPARE_COPY_CAPACITY: usize = 2 * 1024;
+
+/// Chunks an out-queue keeps room for when it goes back to the spares.
+pub const SPARE_CHUNK_CAPACITY: usize = 16;
+
+/// Bytes thrown away from a peer that still sends while the connection closes.
+///
+/// Closing with unread input turns the FIN into a reset, which may destroy our last bytes on their
+/// way (RFC 2525, section 2.17). Reading a little more lets them arrive; reading for ever would be
+/// an attack.
+pub const DRAIN_BYTES: usize = 256 * 1024;
+
+/// Time a closing connection has to send what is queued and to see the peer's end of stream.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// First pause after an accept failed for lack of a resource (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`).
+pub const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(5);
+
+/// Longest pause after repeated accept failures: a second is soon enough for an operator's repair
+/// and rare enough to cost nothing.
+pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Turns a dropped driver waits for what is in flight before it leaks that memory on purpose.
+pub const TEARDOWN_TURNS: usize = 1000;
+
+/// Longest wait of one of these turns.
+pub const TEARDOWN_WAIT: Duration = Duration::from_millis(1);
+
+/// Slots of one loop, unless configured otherwise.
+pub const SLOTS: u32 = 1 << 24;

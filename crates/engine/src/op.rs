@@ -1,0 +1,144 @@
+//! What a driver is asked to do, and what came of it: plain data.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::buffer::{Lease, OutQueue};
+use crate::driver::Socket;
+use crate::socket::Address;
+use crate::token::Key;
+
+/// One thing to do with the socket of a slot.
+///
+/// A socket has at most one receive, one send and one auxiliary operation (accept, connect, watch) in
+/// flight. Memory that the kernel may touch moves into the operation and comes back with its final
+/// completion.
+#[derive(Debug)]
+pub enum Op {
+    /// Accept connections until cancelled or failed. Many [`Outcome::Accepted`].
+    Accept,
+    /// Connect to the address. One [`Outcome::Connected`].
+    Connect(Address),
+    /// Receive into the loop's buffers until end of stream, failure or cancel. Many
+    /// [`Outcome::Received`].
+    Receive,
+    /// Receive once into the spare capacity of this buffer, which must not be empty. One
+    /// [`Outcome::ReceivedInto`].
+    ReceiveInto(BytesMut),
+    /// Receive datagrams into the loop's buffers until cancelled or failed. Many
+    /// [`Outcome::Datagram`].
+    ReceiveFrom,
+    /// Send everything in the queue, which must not be empty. One [`Outcome::Sent`].
+    Send(Box<OutQueue>),
+    /// Send one datagram. One [`Outcome::SentTo`].
+    SendTo(Box<OutDatagram>),
+    /// Report each time the descriptor becomes ready, until cancelled. Many [`Outcome::Ready`].
+    Watch(Interest),
+    /// Cancel what is in flight, wait for it, close the descriptor. One [`Outcome::Closed`], the
+    /// slot's last.
+    Close,
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug)]
+pub struct OutDatagram {
+    /// Receiver; `None` for a connected socket.
+    pub to: Option<Address>,
+    /// Payload.
+    pub bytes: Bytes,
+}
+
+/// What came of an operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// The slot.
+    pub key: Key,
+    /// The result.
+    pub outcome: Outcome,
+}
+
+/// The result of one operation, or one of the many of an operation that goes on.
+///
+/// An operation that is cancelled ends with the error for which [`is_cancelled`] is true, or with its
+/// own result if that was faster: exactly one final completion.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A new connection; an error is final.
+    Accepted(io::Result<Socket>),
+    /// The connect ended. Final.
+    Connected(io::Result<()>),
+    /// Bytes arrived. An empty lease is the end of the stream; it and an error are final.
+    Received(io::Result<Lease>),
+    /// The buffer comes back, with the number of bytes that were appended to it; 0 is the end of the
+    /// stream. Final.
+    ReceivedInto(BytesMut, io::Result<usize>),
+    /// A datagram arrived; an error is final.
+    Datagram(io::Result<InDatagram>),
+    /// The queue comes back: empty when all was sent, otherwise with what was not. Final.
+    Sent(Box<OutQueue>, io::Result<()>),
+    /// The datagram comes back. Final.
+    SentTo(Box<OutDatagram>, io::Result<()>),
+    /// The watched descriptor is ready; an error is final.
+    Ready(io::Result<Interest>),
+    /// Nothing of the slot is in flight any more and its descriptor is closed. Final.
+    Closed,
+}
+
+/// A datagram that arrived.
+#[derive(Debug)]
+pub struct InDatagram {
+    /// Sender.
+    pub from: Address,
+    /// Payload.
+    pub bytes: Lease,
+    /// Whether the datagram was longer than the loop's buffer, so that its end is lost.
+    pub truncated: bool,
+}
+
+/// Answer to a submitted operation.
+#[derive(Debug)]
+#[must_use]
+pub enum Submitted {
+    /// It is in flight; its completions come from later turns.
+    Pending,
+    /// It ended at once; no further completion follows.
+    Done(Outcome),
+}
+
+/// Directions in which a descriptor is, or should be, ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// Reading does not block; also set at end of stream and on error.
+    pub readable: bool,
+    /// Writing does not block; also set on error.
+    pub writable: bool,
+}
+
+impl Interest {
+    /// Only reading.
+    pub const READABLE: Self = Self { readable: true, writable: false };
+    /// Only writing.
+    pub const WRITABLE: Self = Self { readable: false, writable: true };
+}
+
+/// The operations that can be cancelled, each by its direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The receive, of whatever kind.
+    Receive,
+    /// The send, of whatever kind.
+    Send,
+    /// Accept, connect or watch.
+    Auxiliary,
+}
+
+/// The error of an operation that was cancelled.
+pub fn cancelled() -> io::Error {
+    io::Error::from_raw_os_error(libc::ECANCELED)
+}
+
+/// Whether an operation ended because it was cancelled.
+pub fn is_cancelled(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECANCELED)
+}

@@ -1,0 +1,157 @@
+//! How a server is described and started.
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use kolk_engine::driver::DriverChoice;
+
+use super::handler::Handler;
+use super::limits::{EVENT_LOOPS_MAX, INPUT_LIMIT, STOP_TIMEOUT};
+use super::listener::Listeners;
+use super::running::{self, RunningServer};
+use crate::error::{Error, Result};
+
+/// The reactor. [`Server::builder`] is the way in; see the [module](super) for what it does.
+#[derive(Debug)]
+pub struct Server {
+    _private: (),
+}
+
+impl Server {
+    /// Describes a server; nothing happens before [`Builder::run`] or [`Builder::start`].
+    pub fn builder() -> Builder {
+        Builder {
+            addresses: Vec::new(),
+            event_loops: None,
+            settings: Settings {
+                driver: DriverChoice::Auto,
+                pin: false,
+                nodelay: true,
+                input_limit: INPUT_LIMIT,
+                stop_timeout: STOP_TIMEOUT,
+            },
+            stop_on_signals: true,
+        }
+    }
+}
+
+/// A server to be. Made by [`Server::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `run` or `start`"]
+pub struct Builder {
+    addresses: Vec<String>,
+    event_loops: Option<usize>,
+    settings: Settings,
+    stop_on_signals: bool,
+}
+
+/// What every loop of a server needs to know.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) driver: DriverChoice,
+    pub(super) pin: bool,
+    pub(super) nodelay: bool,
+    pub(super) input_limit: usize,
+    pub(super) stop_timeout: Duration,
+}
+
+impl Builder {
+    /// Adds an address, such as `tcp://0.0.0.0:7000` or `unix:///run/app.sock`; at least one is needed. The
+    /// forms are those of [`ListenAddress`](crate::ListenAddress).
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// Number of event loops, each on a thread of its own. Default: one for each CPU that this process may
+    /// use.
+    pub fn event_loops(mut self, count: usize) -> Self {
+        self.event_loops = Some(count);
+        self
+    }
+
+    /// Which kernel interface to use. Default: io_uring where the kernel offers what is needed, else epoll;
+    /// the environment variable `KOLK_DRIVER` overrides that default.
+    pub fn driver(mut self, driver: DriverChoice) -> Self {
+        self.settings.driver = driver;
+        self
+    }
+
+    /// Whether each loop stays on one CPU of those this process may use. Default: no.
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.settings.pin = pin;
+        self
+    }
+
+    /// Whether small segments are sent at once (`TCP_NODELAY`). Default: yes.
+    pub fn nodelay(mut self, nodelay: bool) -> Self {
+        self.settings.nodelay = nodelay;
+        self
+    }
+
+    /// Bytes that a handler may leave unconsumed on one connection, which is closed beyond that. Default:
+    /// 1 MiB.
+    pub fn input_limit(mut self, bytes: usize) -> Self {
+        self.settings.input_limit = bytes;
+        self
+    }
+
+    /// Time that connections have to send what is queued when the server stops. Default: 500 ms.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.stop_timeout = timeout;
+        self
+    }
+
+    /// Whether SIGINT and SIGTERM stop the server gracefully, and a second one at once. Default: yes.
+    pub fn stop_on_signals(mut self, stop: bool) -> Self {
+        self.stop_on_signals = stop;
+        self
+    }
+
+    /// Starts the server and waits until it has stopped. `make_handler` is called once for each loop, on
+    /// the loop's thread, with the loop's number.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start) and [`RunningServer::wait`].
+    pub fn run<H, F>(self, make_handler: F) -> Result<()>
+    where
+        H: Handler,
+        F: Fn(usize) -> H + Send + Sync + 'static,
+    {
+        self.start(make_handler)?.wait()
+    }
+
+    /// Binds every address and starts the loops; the server runs until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// An address that is malformed or cannot be bound, a driver that the kernel refuses, no address or no
+    /// event loop. Nothing stays bound and no thread stays behind then.
+    pub fn start<H, F>(self, make_handler: F) -> Result<RunningServer>
+    where
+        H: Handler,
+        F: Fn(usize) -> H + Send + Sync + 'static,
+    {
+        let loops = self.loop_count()?;
+        if self.addresses.is_empty() {
+            return Err(Error::invalid("the server has no address: call `listen` at least once"));
+        }
+        let listeners = Listeners::bind(&self.addresses, loops, &self.settings.driver)?;
+        running::start(listeners, self.settings, self.stop_on_signals, Arc::new(make_handler))
+    }
+
+    fn loop_count(&self) -> Result<usize> {
+        let count = match (self.event_loops, &self.settings.driver) {
+            (Some(count), _) => count,
+            (None, DriverChoice::Sim(_)) => 1,
+            (None, _) => thread::available_parallelism().map_or(1, NonZero::get),
+        };
+        if (1..=EVENT_LOOPS_MAX).contains(&count) {
+            return Ok(count);
+        }
+        Err(Error::invalid(format!("{count} event loops cannot be: use 1 to {EVENT_LOOPS_MAX}")))
+    }
+}

@@ -1,0 +1,90 @@
+//! The bytes that a handler is to consume.
+
+use bytes::Buf;
+use kolk_engine::buffer::{Lease, LinkedBuffer};
+
+/// Received bytes of one connection, oldest first, as the handler sees them for one callback.
+///
+/// The bytes lie where the kernel put them, together with what was left before. Taking or skipping consumes;
+/// what is not consumed is kept and comes again.
+///
+/// # Examples
+///
+/// Lines, each consumed as a whole:
+///
+/// ```
+/// use kolk::server::{Action, Conn, Input};
+///
+/// fn on_data(conn: &mut Conn<'_>, input: &mut Input<'_>) -> Action {
+///     while let Some(end) = input.contiguous().iter().position(|&byte| byte == b'\n') {
+///         let line = input.take_exact(end + 1).expect("the line is there");
+///         conn.write(line);
+///     }
+///     Action::Continue // an unfinished line stays in `input`
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Input<'a> {
+    buffer: &'a mut LinkedBuffer,
+}
+
+impl<'a> Input<'a> {
+    pub(super) fn new(buffer: &'a mut LinkedBuffer) -> Self {
+        Self { buffer }
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether everything is consumed.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// The first bytes, as many as lie in one piece; empty only when all is consumed.
+    pub fn peek(&self) -> &[u8] {
+        self.buffer.front()
+    }
+
+    /// All bytes in one piece. They nearly always are already; otherwise they are joined by a copy, once.
+    pub fn contiguous(&mut self) -> &[u8] {
+        self.buffer.all_contiguous()
+    }
+
+    /// Consumes everything. The bytes stay where they are, for as long as the lease is kept.
+    pub fn take(&mut self) -> Lease {
+        self.buffer.all_contiguous();
+        self.buffer.take_front().unwrap_or_default()
+    }
+
+    /// Consumes exactly `count` bytes, or nothing if there are fewer.
+    pub fn take_exact(&mut self, count: usize) -> Option<Lease> {
+        self.buffer.take_exact(count)
+    }
+
+    /// Consumes `count` bytes unseen.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub fn skip(&mut self, count: usize) {
+        self.buffer.consume(count);
+    }
+}
+
+/// Reads integers and slices; [`Buf::advance`] consumes.
+impl Buf for Input<'_> {
+    fn remaining(&self) -> usize {
+        self.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.peek()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.skip(count);
+    }
+}
