@@ -133,7 +133,8 @@ struct Slot {
 ///
 /// ```text
 ///  Open ──close(Flush)──► Flushing ──out-queue empty──► Draining ──end of stream──► Closing ──► gone
-///    └───────────────────────┴──── close(Discard/Reset), failure, time-out ────────────┘
+///    │                       │                             └─too much─► Settling ───────┤
+///    └───────────────────────┴──── close(Discard/Reset), failure, time-out ─────────────┘
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
@@ -143,6 +144,8 @@ enum Phase {
     Flushing,
     /// Our direction has ended; what arrives is discarded.
     Draining,
+    /// Enough was discarded: nothing more is read until the peer's kernel has all that was sent.
+    Settling,
     /// The driver ends what is in flight and closes the descriptor.
     Closing,
 }
@@ -163,6 +166,7 @@ enum TimerTask {
     Program(u64),
     AcceptAgain(Key),
     CloseTimeout(Key),
+    CheckUnsent(Key),
 }
 
 /// One thread's event loop. The thread that calls [`turn`](Self::turn) first is the loop's thread; all
@@ -589,7 +593,7 @@ impl<M> EventLoop<M> {
     pub fn close(&mut self, conn: ConnId, how: Close) {
         let Some(slot) = self.slots.get_mut(conn.key()) else { return };
         match (slot.phase, how) {
-            (Phase::Closing, _) | (Phase::Flushing | Phase::Draining, Close::Flush) => {}
+            (Phase::Closing, _) | (Phase::Flushing | Phase::Draining | Phase::Settling, Close::Flush) => {}
             (Phase::Open, Close::Flush) if slot.needs_flush() => self.begin_flush(conn.key()),
             (_, Close::Reset) => {
                 if let Some(socket) = self.driver.socket(conn.key()) {
@@ -624,6 +628,7 @@ impl<M> EventLoop<M> {
         match task {
             TimerTask::Program(payload) => return Some(Event::Timer(id, payload)),
             TimerTask::CloseTimeout(key) => self.finish_close(key),
+            TimerTask::CheckUnsent(key) => self.check_unsent(key),
             TimerTask::AcceptAgain(key) => {
                 let slot = self.slots.get_mut(key)?;
                 slot.timer = None;
@@ -788,7 +793,7 @@ impl<M> EventLoop<M> {
                 let conn = ConnId::new(self.loop_number, key);
                 self.events.push_back(Event::SendFailed(conn, error));
             }
-            Phase::Flushing | Phase::Draining => self.finish_close(key),
+            Phase::Flushing | Phase::Draining | Phase::Settling => self.finish_close(key),
             Phase::Closing => {}
         }
     }
@@ -874,11 +879,29 @@ impl<M> EventLoop<M> {
 
     fn continue_draining(&mut self, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
-        if slot.input_ended || slot.count as usize > limits::DRAIN_BYTES {
+        if slot.input_ended {
             self.finish_close(key);
+        } else if slot.count as usize > limits::DRAIN_BYTES {
+            slot.phase = Phase::Settling;
+            self.driver.cancel(key, Direction::Receive);
+            self.check_unsent(key);
         } else if !slot.receiving {
             slot.receiving = true;
             self.start(key, Op::Receive);
+        }
+    }
+
+    /// Closes once a reset can destroy nothing any more. A key that is stale by now has no effect.
+    fn check_unsent(&mut self, key: Key) {
+        if self.slots.get(key).is_none_or(|slot| slot.phase != Phase::Settling) {
+            return;
+        }
+        match self.driver.socket(key).map(Socket::unsent) {
+            Some(Ok(1..)) => {
+                let again = self.now + limits::UNSENT_CHECK;
+                self.timers.insert(again, TimerTask::CheckUnsent(key));
+            }
+            _ => self.finish_close(key),
         }
     }
 

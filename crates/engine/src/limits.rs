@@ -84,9 +84,13 @@ pub const SPARE_CHUNK_CAPACITY: usize = 16;
 /// Bytes thrown away from a peer that still sends while the connection closes.
 ///
 /// Closing with unread input turns the FIN into a reset, which may destroy our last bytes on their
-/// way (RFC 2525, section 2.17). Reading a little more lets them arrive; reading for ever would be
-/// an attack.
+/// way (RFC 2525, section 2.17). Reading a little more lets most peers end in order; reading for ever
+/// would be an attack. Past this, the loop reads no more and waits until the peer's kernel has
+/// everything.
 pub const DRAIN_BYTES: usize = 256 * 1024;
+
+/// How often it asks whether that is so: a round trip on a long line, and seldom enough to cost nothing.
+pub const UNSENT_CHECK: Duration = Duration::from_millis(20);
 
 /// Time a closing connection has to send what is queued and to see the peer's end of stream.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,12 +4,14 @@ use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, SockRef, Type};
+
+use crate::sys::syscall;
 
 /// Where a socket is bound or connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -228,6 +230,14 @@ pub(crate) fn is_lost_in_accept(error: &io::Error) -> bool {
                 | libc::EOPNOTSUPP
         )
     )
+}
+
+/// Bytes of a stream that the peer's kernel has not acknowledged, `SIOCOUTQ` of tcp(7) and unix(7).
+pub(crate) fn unsent(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request, also known as TIOCOUTQ, writes one int.
+    unsafe { syscall!(ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut count)) }?;
+    Ok(count.max(0) as usize)
 }
 
 /// End our direction of a stream, shutdown(2). A peer that has gone already is no error.

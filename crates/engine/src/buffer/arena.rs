@@ -21,6 +21,8 @@ pub struct Arena {
     current: Block,
     /// Bytes of `current` given out. 0 <= filled <= block size.
     filled: usize,
+    /// An offer was refused in this turn: the rest of `current` is too short for somebody.
+    refused: bool,
 }
 
 impl Arena {
@@ -32,18 +34,19 @@ impl Arena {
     pub fn new(block_size: usize, blocks: usize) -> Self {
         let mut pool = Pool::new(block_size, blocks);
         let current = pool.acquire().expect("a pool has at least one block");
-        Self { pool, current, filled: 0 }
+        Self { pool, current, filled: 0, refused: false }
     }
 
-    /// Uses the current block from its start again if nobody pins it, else replaces it once it is half
-    /// full and another is free.
+    /// Uses the current block from its start again if nobody pins it, else replaces it if another is
+    /// free and this one is half full or was too short for somebody.
     pub fn begin_turn(&mut self) {
+        let refused = std::mem::take(&mut self.refused);
         if self.filled == 0 {
             return;
         }
         if self.pool.is_unshared(self.current) {
             self.filled = 0;
-        } else if self.room() < self.pool.block_size() / 2
+        } else if (refused || self.room() < self.pool.block_size() / 2)
             && let Some(block) = self.pool.acquire()
         {
             self.pool.release(self.current);
@@ -52,13 +55,15 @@ impl Arena {
         }
     }
 
-    /// The free rest of the current block, if at least `min` bytes are left.
+    /// The free rest of the current block, if at least `min` bytes are left, or a whole block if none
+    /// is that long.
     ///
     /// `None` ends the turn's receiving: dispatch what came, then begin another turn.
     #[inline]
     pub fn offer(&mut self, min: usize) -> Option<&mut [u8]> {
         let room = self.room();
-        if room < min {
+        if room < min.min(self.pool.block_size()) {
+            self.refused = true;
             return None;
         }
         // SAFETY: the range behind `filled` lies inside the block, was zeroed at allocation, and no

@@ -108,7 +108,7 @@ impl Lease {
     #[inline]
     pub fn truncate(&mut self, len: usize) {
         match &mut self.0 {
-            Repr::Pooled(pooled) => pooled.len = pooled.len.min(len as u32),
+            Repr::Pooled(pooled) => pooled.len = len.min(pooled.len as usize) as u32,
             Repr::Private(bytes) => bytes.truncate(len),
         }
     }

@@ -29,7 +29,7 @@ use super::Lease;
 /// ```
 #[derive(Debug, Default)]
 pub struct LinkedBuffer {
-    /// First piece. Empty only when the whole buffer is.
+    /// First piece. Empty only when the whole buffer is, and then it holds no block.
     head: Lease,
     /// Further pieces, none of them empty. Boxed, because few connections ever have any.
     #[expect(clippy::box_collection, reason = "eight bytes in each connection instead of 32")]
@@ -153,14 +153,20 @@ impl LinkedBuffer {
     /// After the head shrank: if nothing is left of it, the next piece takes its place.
     #[inline]
     fn restore_head(&mut self) {
-        if self.head.is_empty()
-            && let Some(rest) = &mut self.rest
-        {
-            self.head = rest.pop_front().unwrap_or_default();
-            if rest.is_empty() {
-                self.rest = None;
-            }
+        if self.head.is_empty() {
+            // An empty lease would still hold its block.
+            self.head = self.pop_rest().unwrap_or_default();
         }
+    }
+
+    #[inline]
+    fn pop_rest(&mut self) -> Option<Lease> {
+        let rest = self.rest.as_mut()?;
+        let piece = rest.pop_front();
+        if rest.is_empty() {
+            self.rest = None;
+        }
+        piece
     }
 
     fn pieces_behind_head(&self) -> impl Iterator<Item = &Lease> {

@@ -330,6 +330,19 @@ impl Socket {
         }
     }
 
+    /// Bytes of a stream that the peer's kernel has not acknowledged (`SIOCOUTQ`, tcp(7)); on a Unix socket,
+    /// that the peer has not read.
+    ///
+    /// # Errors
+    ///
+    /// What `ioctl(2)` says.
+    pub fn unsent(&self) -> io::Result<usize> {
+        match self {
+            Self::Descriptor(fd) => socket::unsent(fd.as_fd()),
+            Self::Simulated(socket) => Ok(socket.unsent()),
+        }
+    }
+
     /// Sends small segments at once (`TCP_NODELAY`, tcp(7)). No effect on what is not TCP.
     ///
     /// # Errors

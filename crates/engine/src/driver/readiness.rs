@@ -11,7 +11,7 @@ use bytes::{BufMut, BytesMut};
 use socket2::{Domain, SockRef, Type};
 
 use super::linux;
-use crate::buffer::{Arena, Lease, OutQueue};
+use crate::buffer::{Arena, FileRange, Lease, OutQueue};
 use crate::limits::{CHUNKS_PER_SEND, RECEIVE_SIZE, RECEIVE_SIZE_MIN};
 use crate::op::{InDatagram, OutDatagram};
 use crate::socket::Address;
@@ -138,13 +138,19 @@ fn send_some(fd: BorrowedFd<'_>, queue: &OutQueue) -> Attempt<u64> {
         uninterrupted(|| unsafe { syscall!(send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags)) })
             .map(|count| count as u64)
     } else if let Some(range) = queue.front_file() {
-        uninterrupted(|| linux::send_file(fd, &range))
+        return send_file(fd, &range);
     } else {
         let mut slices = [IoSlice::new(&[]); CHUNKS_PER_SEND];
         let count = queue.io_slices(&mut slices);
         let socket = SockRef::from(&fd);
         uninterrupted(|| socket.send_vectored_with_flags(&slices[..count], flags)).map(|count| count as u64)
     };
+    Attempt::from(sent)
+}
+
+/// Sends the front of a file range. sendfile(2) takes no flags, so the socket itself becomes non-blocking.
+pub(super) fn send_file(fd: BorrowedFd<'_>, range: &FileRange) -> Attempt<u64> {
+    let sent = set_nonblocking(&fd).and_then(|()| uninterrupted(|| linux::send_file(fd, range)));
     Attempt::from(sent)
 }
 

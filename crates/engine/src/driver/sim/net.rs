@@ -253,6 +253,11 @@ impl SimSocket {
         });
     }
 
+    /// Bytes of ours that have not arrived at the peer.
+    pub fn unsent(&self) -> usize {
+        self.net.with(|world| world.unsent(self.id))
+    }
+
     /// Reads what has arrived, as recv(2) on a non-blocking socket: for who waits with `Op::Watch`.
     ///
     /// # Errors

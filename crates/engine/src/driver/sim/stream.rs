@@ -244,6 +244,12 @@ impl World {
         self.stream(id).map_or(0, |stream| stream.incoming.arrived.len())
     }
 
+    /// Bytes written to this end that have not arrived at the other, which may be gone.
+    pub(super) fn unsent(&self, id: SocketId) -> usize {
+        let peer = self.stream(id).and_then(Stream::peer);
+        peer.and_then(|peer| self.stream(peer)).map_or(0, |peer| peer.incoming.in_flight_bytes)
+    }
+
     /// Takes some of `bytes` on their way; `WouldBlock` says that the buffer between the two is full.
     pub(super) fn write(&mut self, id: SocketId, bytes: &[u8]) -> io::Result<usize> {
         let peer = self.writable_peer(id)?;

@@ -322,11 +322,8 @@ impl Uring {
     /// A file range is sent by an ordinary call: as an operation it would always go to a worker thread.
     fn start_send_file(&mut self, key: Key, mut queue: Box<OutQueue>) -> Option<Outcome> {
         let row = self.row(key);
-        if let Err(error) = readiness::set_nonblocking(&row.fd()) {
-            return Some(Outcome::Sent(queue, Err(error)));
-        }
         while let Some(range) = queue.front_file() {
-            match Attempt::from(readiness::uninterrupted(|| linux::send_file(row.fd(), &range))) {
+            match readiness::send_file(row.fd(), &range) {
                 Attempt::Done(Ok(count)) => queue.advance(count),
                 Attempt::Done(Err(error)) => return Some(Outcome::Sent(queue, Err(error))),
                 Attempt::WouldBlock => {

@@ -1,0 +1,97 @@
+//! No heap allocation for a message in steady state, counted by the allocator itself.
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kolk::DriverKind;
+use support::{connect, echo, on_each_driver, server};
+
+/// The system's allocator, counting on the loops' threads: a test's own threads allocate as they like.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static COUNTED: bool = std::thread::current().name().is_some_and(|name| name.starts_with("kolk-loop"));
+}
+
+fn count() {
+    // A thread that is starting or ending has no name to ask for.
+    if COUNTED.try_with(|counted| *counted).unwrap_or(false) {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's guarantees are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's guarantees are passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's guarantees are passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's guarantees are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+on_each_driver!(a_message_costs_no_allocation);
+
+fn a_message_costs_no_allocation(driver: DriverKind) {
+    // One at a time: the counter is the process's.
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    const CONNECTIONS: usize = 50;
+    const ROUNDS: usize = 200;
+    let server = server(driver).listen("tcp://127.0.0.1:0").event_loops(1).start(echo).expect("a free port");
+    let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| connect(&server, 0)).collect();
+    // Small messages are copied, larger ones sent from where they were received.
+    for size in [64, 1024, 16 * 1024] {
+        let message = vec![7; size];
+        let mut answer = vec![0; size];
+        for _ in 0..ROUNDS / 4 {
+            round(&mut streams, &message, &mut answer);
+        }
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        for _ in 0..ROUNDS {
+            round(&mut streams, &message, &mut answer);
+        }
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        // Batches differ in size by chance, and a queue that meets its largest one grows once.
+        let messages = (CONNECTIONS * ROUNDS) as u64;
+        assert!(
+            allocations < messages / 200,
+            "{allocations} allocations for {messages} messages of {size} bytes"
+        );
+    }
+}
+
+fn round(streams: &mut [TcpStream], message: &[u8], answer: &mut [u8]) {
+    for stream in streams.iter_mut() {
+        stream.write_all(message).expect("the server reads");
+    }
+    for stream in streams.iter_mut() {
+        stream.read_exact(answer).expect("the server answers");
+        assert!(answer == message);
+    }
+}
