@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::pool::{Block, Memory};
+use super::pool::{Memory, Run};
 
 /// Received bytes, read-only, lying in the loop's own memory and given back when dropped.
 ///
@@ -36,15 +36,15 @@ enum Repr {
     Private(Bytes),
 }
 
-/// A range of one block.
+/// A range of one block, or of neighbouring ones.
 ///
-/// Invariant: `start .. start + len` lies inside `block` of `memory`, and this value owns one of the
-/// block's holds, so nobody writes to the range while it lives.
+/// Invariant: `start .. start + len` lies inside `run` of `memory`, and this value owns one of the run's
+/// holds, so nobody writes to the range while it lives.
 struct Pooled {
     memory: Arc<Memory>,
     start: NonNull<u8>,
     len: u32,
-    block: Block,
+    run: Run,
 }
 
 // SAFETY: a lease only reads its range, which nobody writes to while its hold exists; the hold itself is
@@ -54,16 +54,16 @@ unsafe impl Send for Pooled {}
 unsafe impl Sync for Pooled {}
 
 impl Lease {
-    /// A lease of `len` bytes at `start` of `block`.
+    /// A lease of `len` bytes at `start` of `run`.
     ///
     /// # Safety
     ///
-    /// The range lies inside the block and is initialised, and the caller passes on one hold on it.
+    /// The range lies inside the run and is initialised, and the caller passes on one hold on it.
     #[inline]
-    pub(super) unsafe fn pooled(memory: Arc<Memory>, block: Block, start: usize, len: usize) -> Self {
-        // SAFETY: the caller guarantees that `start` is inside the block.
-        let start = unsafe { memory.start_of(block).add(start) };
-        Self(Repr::Pooled(Pooled { memory, start, len: len as u32, block }))
+    pub(super) unsafe fn pooled(memory: Arc<Memory>, run: Run, start: usize, len: usize) -> Self {
+        // SAFETY: the caller guarantees that `start` is inside the run.
+        let start = unsafe { memory.start_of_run(run).add(start) };
+        Self(Repr::Pooled(Pooled { memory, start, len: len as u32, run }))
     }
 
     /// Number of bytes.
@@ -197,7 +197,7 @@ impl fmt::Debug for Lease {
 impl Clone for Pooled {
     #[inline]
     fn clone(&self) -> Self {
-        self.memory.add_hold(self.block);
+        self.memory.add_hold(self.run);
         Self { memory: Arc::clone(&self.memory), ..*self }
     }
 }
@@ -213,6 +213,6 @@ impl AsRef<[u8]> for Pooled {
 impl Drop for Pooled {
     #[inline]
     fn drop(&mut self) {
-        self.memory.drop_hold(self.block);
+        self.memory.drop_hold(self.run);
     }
 }

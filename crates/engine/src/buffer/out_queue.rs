@@ -265,3 +265,38 @@ impl OutQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: [u8; COPY_SIZE + 1] = [7; COPY_SIZE + 1];
+
+    fn filled(copies: usize, chunks: usize) -> OutQueue {
+        let mut queue = OutQueue::default();
+        (0..copies).for_each(|_| queue.push_copy(&LONG));
+        (0..chunks).for_each(|_| queue.push(Bytes::from_static(&LONG).into()));
+        queue
+    }
+
+    #[test]
+    fn an_emptied_queue_keeps_little_memory_whatever_it_held() {
+        for (copies, chunks) in [(1, 1), (3, 15), (4, 16), (5, 17), (100, 1000)] {
+            for end in [OutQueue::clear, |queue: &mut OutQueue| queue.advance(queue.len())] {
+                let mut queue = filled(copies, chunks);
+                end(&mut queue);
+                assert!(queue.is_empty());
+                assert!(queue.copied.capacity() <= SPARE_COPY_CAPACITY);
+                assert!(queue.chunks.capacity() <= SPARE_CHUNK_CAPACITY);
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_queue_keeps_its_memory_for_the_next_use() {
+        let mut queue = filled(3, 10);
+        let before = (queue.copied.capacity(), queue.chunks.capacity());
+        queue.clear();
+        assert_eq!((queue.copied.capacity(), queue.chunks.capacity()), before);
+    }
+}

@@ -12,17 +12,51 @@ const CACHE_LINE: usize = 64;
 
 /// Number of one block of a [`Pool`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block(u32);
+pub struct Block(u16);
+
+/// Neighbouring blocks that are lent and given back as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    first: Block,
+    /// At least one.
+    blocks: u16,
+}
+
+impl Run {
+    /// The run of one block.
+    #[inline]
+    pub fn of(block: Block) -> Self {
+        Self { first: block, blocks: 1 }
+    }
+
+    /// Takes the block into the run if it is the next neighbour, and answers whether it is.
+    #[inline]
+    pub fn extend(&mut self, block: Block) -> bool {
+        let is_next = self.first.index() + usize::from(self.blocks) == block.index();
+        self.blocks += u16::from(is_next);
+        is_next
+    }
+
+    /// Number of blocks.
+    #[inline]
+    pub fn blocks(self) -> usize {
+        self.blocks.into()
+    }
+
+    fn indices(self) -> std::ops::Range<usize> {
+        self.first.index()..self.first.index() + self.blocks()
+    }
+}
 
 impl Block {
     /// The block with this number, as the kernel names it in a completion.
     pub fn from_index(index: u16) -> Self {
-        Self(u32::from(index))
+        Self(index)
     }
 
     /// The number, counted from zero.
     pub fn index(self) -> usize {
-        self.0 as usize
+        usize::from(self.0)
     }
 }
 
@@ -62,11 +96,11 @@ impl Pool {
     ///
     /// # Panics
     ///
-    /// If either is zero, or the product exceeds the address space.
+    /// If either is zero, there are more than 65 535 blocks, or the product exceeds the address space.
     pub fn new(block_size: usize, blocks: usize) -> Self {
         let memory = Memory::allocate(block_size, blocks);
         // Lowest numbers on top: memory is touched from the start of the allocation.
-        let free = (0..blocks as u32).rev().map(Block).collect();
+        let free = (0..blocks as u16).rev().map(Block).collect();
         Self { memory: Arc::new(memory), free }
     }
 
@@ -94,22 +128,37 @@ impl Pool {
         debug_assert!(len <= self.memory.block_size);
         // SAFETY: the caller's hold on `block` passes to the lease; `len` bytes are inside the block
         // (asserted above, and the kernel never reports more than it was offered).
-        unsafe { Lease::pooled(Arc::clone(&self.memory), block, 0, len) }
+        unsafe { Lease::pooled(Arc::clone(&self.memory), Run::of(block), 0, len) }
+    }
+
+    /// Turns the loop's own holds on a run of neighbouring blocks into one lease of its first `len`
+    /// bytes. The run is given back as a whole.
+    #[inline]
+    pub fn lend_run(&self, run: Run, len: usize) -> Lease {
+        debug_assert!(len <= self.memory.block_size * usize::from(run.blocks));
+        // The hold on the first block counts for all of them from here on.
+        for follower in run.indices().skip(1) {
+            self.memory.holds[follower].store(0, Ordering::Relaxed);
+        }
+        // SAFETY: the caller's holds pass to the lease; the blocks are neighbours, so `len` bytes lie
+        // inside them.
+        unsafe { Lease::pooled(Arc::clone(&self.memory), run, 0, len) }
     }
 
     /// Leases `len` filled bytes at `start` of `block`, beside the loop's own hold, which stays.
     #[inline]
     pub fn lend_part(&self, block: Block, start: usize, len: usize) -> Lease {
         debug_assert!(start + len <= self.memory.block_size);
-        self.memory.add_hold(block);
+        let run = Run::of(block);
+        self.memory.add_hold(run);
         // SAFETY: a hold of its own was added for the lease; the range is inside the block.
-        unsafe { Lease::pooled(Arc::clone(&self.memory), block, start, len) }
+        unsafe { Lease::pooled(Arc::clone(&self.memory), run, start, len) }
     }
 
     /// Gives up the loop's own hold on `block`.
     #[inline]
     pub fn release(&self, block: Block) {
-        self.memory.drop_hold(block);
+        self.memory.drop_hold(Run::of(block));
     }
 
     /// Whether the loop is the only one that holds `block`.
@@ -152,18 +201,19 @@ impl Pool {
         self.free.is_empty()
     }
 
-    /// Collects the blocks whose last lease was dropped since the last call.
+    /// Collects the blocks whose last lease was dropped since the last call. The lowest end on top, so
+    /// that neighbours are taken one after the other again.
     fn reclaim(&mut self) {
-        for (word_index, word) in self.memory.returned.iter().enumerate() {
+        for (word_index, word) in self.memory.returned.iter().enumerate().rev() {
             if word.load(Ordering::Relaxed) == 0 {
                 continue;
             }
             // Acquire: what the dropping threads did with the bytes happened before the block's next use.
             let mut bits = word.swap(0, Ordering::Acquire);
             while bits != 0 {
-                let bit = bits.trailing_zeros();
-                bits &= bits - 1;
-                self.free.push(Block(word_index as u32 * 64 + bit));
+                let bit = 63 - bits.leading_zeros();
+                bits &= !(1 << bit);
+                self.free.push(Block(word_index as u16 * 64 + bit as u16));
             }
         }
     }
@@ -177,7 +227,8 @@ pub(super) struct Memory {
     /// First block: `allocation` rounded up to a cache line.
     base: NonNull<u8>,
     block_size: usize,
-    /// For each block: the loop's own hold (0 or 1) and one for each lease.
+    /// For each block: the loop's own hold (0 or 1) and one for each lease. In a run that is lent, the
+    /// first block counts for all.
     holds: Box<[AtomicU32]>,
     /// One bit for each block: no hold is left, the loop may reclaim it.
     returned: Box<[AtomicU64]>,
@@ -192,6 +243,7 @@ unsafe impl Sync for Memory {}
 impl Memory {
     fn allocate(block_size: usize, blocks: usize) -> Self {
         assert!(block_size > 0 && blocks > 0, "a pool needs at least one block of one byte");
+        assert!(blocks <= usize::from(u16::MAX), "a pool has at most 65535 blocks, not {blocks}");
         let size = block_size.checked_mul(blocks).expect("the pool exceeds the address space");
         // Asking for more than malloc's own alignment would make zeroing touch every page; rounding
         // up by hand leaves the untouched blocks to the kernel.
@@ -221,15 +273,20 @@ impl Memory {
     }
 
     #[inline]
-    pub(super) fn add_hold(&self, block: Block) {
+    pub(super) fn start_of_run(&self, run: Run) -> NonNull<u8> {
+        self.start_of(run.first)
+    }
+
+    #[inline]
+    pub(super) fn add_hold(&self, run: Run) {
         // Relaxed, as in `Arc::clone`: the caller already has a hold through which it sees the bytes.
-        let before = self.holds[block.index()].fetch_add(1, Ordering::Relaxed);
+        let before = self.holds[run.first.index()].fetch_add(1, Ordering::Relaxed);
         debug_assert!(before > 0, "a block without a hold cannot be lent");
     }
 
     #[inline]
-    pub(super) fn drop_hold(&self, block: Block) {
-        let holds = &self.holds[block.index()];
+    pub(super) fn drop_hold(&self, run: Run) {
+        let holds = &self.holds[run.first.index()];
         // The only holder needs no locked instruction: nobody can add a hold beside it.
         let last = if holds.load(Ordering::Acquire) == 1 {
             holds.store(0, Ordering::Relaxed);
@@ -238,8 +295,20 @@ impl Memory {
             holds.fetch_sub(1, Ordering::AcqRel) == 1
         };
         if last {
-            let bit = 1 << (block.0 % 64);
-            self.returned[block.index() / 64].fetch_or(bit, Ordering::Release);
+            self.give_back(run);
+        }
+    }
+
+    /// Raises the bits of a run, one word of the bitmap after the other.
+    #[inline]
+    fn give_back(&self, run: Run) {
+        let mut blocks = run.indices();
+        while !blocks.is_empty() {
+            let bit = blocks.start % 64;
+            let count = blocks.len().min(64 - bit);
+            let bits = (u64::MAX >> (64 - count)) << bit;
+            self.returned[blocks.start / 64].fetch_or(bits, Ordering::Release);
+            blocks.start += count;
         }
     }
 }

@@ -16,8 +16,10 @@
 //! Virtual, and one for all drivers of a network. A [`turn`](Sim::turn) that finds nothing complete makes
 //! at most one step: to the next thing under way, or else to its deadline. If anything has happened
 //! since this driver's last turn, it makes none and comes back with nothing, because the others must
-//! have their chance to react first. So an hour of silence takes no time, and one loop never leaps
-//! over what another would have answered.
+//! have their chance to react first. A turn that brings its loop anything, were it only a later hour,
+//! counts as well: the loop submits its answer only with its next turn. And no step goes beyond the
+//! deadline that another driver waited for last. So an hour of silence takes no time, and one loop never
+//! leaps over what another would have answered.
 //!
 //! Without deadline and with nothing under way, a kernel would wait for ever. If only one thread has
 //! ever touched the network, nobody could end that: the turn comes back with nothing. With more threads
@@ -68,6 +70,8 @@ pub struct Sim {
     closed: Vec<Socket>,
     /// The world's activity at the end of the last turn.
     seen: u64,
+    /// The time at the end of the last turn.
+    seen_at: Timestamp,
     waits: u64,
 }
 
@@ -97,7 +101,16 @@ impl Batch<'_> {
 impl Sim {
     pub(super) fn new(net: &SimNet, config: &DriverConfig) -> Self {
         let (id, memory) = net.with(|world| (world.add_driver(), ReceiveMemory::new(&world.config, config)));
-        Self { net: net.clone(), id, rows: Vec::new(), memory, closed: Vec::new(), seen: 0, waits: 0 }
+        Self {
+            net: net.clone(),
+            id,
+            rows: Vec::new(),
+            memory,
+            closed: Vec::new(),
+            seen: 0,
+            seen_at: net.now(),
+            waits: 0,
+        }
     }
 
     pub(super) fn open_stream(&self) -> SimSocket {
@@ -167,14 +180,21 @@ impl Sim {
         let net = self.net.clone();
         let mut world = net.lock();
         let mut batch = Batch { completions, room: COMPLETIONS_PER_TURN };
-        let woken = world.take_wake(self.id);
+        let deadline = deadline.unwrap_or(Timestamp::MAX);
+        world.set_deadline(self.id, deadline);
+        let mut woken = world.take_wake(self.id);
         self.collect(&mut world, &mut batch);
         if batch.is_empty() && !woken && self.memory.waiting() == 0 {
             world = self.wait(&net, world, deadline);
-            world.take_wake(self.id);
+            woken = world.take_wake(self.id);
             self.collect(&mut world, &mut batch);
         }
+        // Time may have made timers due.
+        if woken || !batch.is_empty() || world.now() > self.seen_at {
+            world.note_answer_due();
+        }
         self.seen = world.activity();
+        self.seen_at = world.now();
         net.release(world);
         self.closed.clear();
         Ok(())
@@ -309,13 +329,13 @@ impl Sim {
         &self,
         net: &'a SimNet,
         mut world: MutexGuard<'a, World>,
-        deadline: Option<Timestamp>,
+        deadline: Timestamp,
     ) -> MutexGuard<'a, World> {
         if world.activity() != self.seen || world.has_runnable(self.id) {
             return world;
         }
-        let deadline = deadline.unwrap_or(Timestamp::MAX);
-        if let Some(next) = world.next_event().filter(|&next| next <= deadline) {
+        let horizon = world.horizon(deadline);
+        if let Some(next) = world.next_event().filter(|&next| next <= horizon) {
             world.advance_to(next);
             return world;
         }
@@ -333,8 +353,8 @@ impl Sim {
                 return world;
             }
         }
-        if deadline != Timestamp::MAX {
-            world.advance_to(deadline);
+        if deadline != Timestamp::MAX || world.next_event().is_some() {
+            world.advance_to(horizon);
         }
         world
     }

@@ -90,6 +90,8 @@ pub(super) enum Route {
 #[derive(Debug, Default)]
 struct Waiting {
     woken: bool,
+    /// Until when its last turn would have waited.
+    deadline: Timestamp,
     /// Slots whose socket changed since they were last looked at.
     runnable: BTreeSet<u32>,
 }
@@ -110,7 +112,7 @@ pub(super) struct World {
     /// Names given out so far: of events, sockets and drivers.
     names: u64,
     free_port: u16,
-    /// Grows with each change of a socket. A driver lets time pass only if nobody has anything to react
+    /// Grows with each change of a socket and each turn that brings something. A driver lets time pass only if nobody has anything to react
     /// to.
     activity: u64,
     /// Drivers that wait in real time.
@@ -317,6 +319,24 @@ impl World {
         if let Some(owner) = endpoint.owner {
             self.requeue(owner);
         }
+    }
+
+    pub(super) fn set_deadline(&mut self, driver: DriverId, deadline: Timestamp) {
+        if let Some(waiting) = self.drivers.get_mut(&driver) {
+            waiting.deadline = deadline;
+        }
+    }
+
+    /// How far time may pass in one step for a driver that waits until `deadline`: others want to be back
+    /// at theirs.
+    pub(super) fn horizon(&self, deadline: Timestamp) -> Timestamp {
+        let deadlines = self.drivers.values().map(|waiting| waiting.deadline);
+        deadlines.filter(|&other| other > self.now).fold(deadline, Timestamp::min)
+    }
+
+    /// A driver's loop has something to react to. What it does is known only after its next turn.
+    pub(super) fn note_answer_due(&mut self) {
+        self.activity += 1;
     }
 
     fn run(&mut self, owner: Owner) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
-use crate::buffer::{Block, Lease, Pool};
+use crate::buffer::{Block, Lease, Pool, Run};
 use crate::driver::DriverConfig;
 use crate::driver::linux::PageMemory;
 
@@ -31,6 +31,10 @@ pub(super) struct BufferRing {
     tail: u16,
     /// Blocks that the kernel may pick. 0 <= posted <= mask + 1.
     posted: u16,
+    /// The block in each entry of the ring, which the kernel takes in order.
+    blocks: Box<[Block]>,
+    /// By block: in which entry it was posted last.
+    entry_of: Box<[u16]>,
 }
 
 impl BufferRing {
@@ -48,7 +52,15 @@ impl BufferRing {
         unsafe { ring.submitter().register_buf_ring_with_flags(entries.address(), count, BUFFER_GROUP, 0) }?;
         let blocks = usize::from(count) + usize::from(config.ring_spare_buffers);
         let pool = Pool::new(config.ring_buffer_size, blocks);
-        let mut buffers = Self { pool, entries, mask: count - 1, tail: 0, posted: 0 };
+        let mut buffers = Self {
+            pool,
+            entries,
+            mask: count - 1,
+            tail: 0,
+            posted: 0,
+            blocks: vec![Block::from_index(0); usize::from(count)].into(),
+            entry_of: vec![0; blocks].into(),
+        };
         buffers.refill();
         Ok(buffers)
     }
@@ -73,11 +85,29 @@ impl BufferRing {
         }
     }
 
-    /// The kernel has filled `len` bytes of a block.
+    /// The kernel has filled `len` bytes, from the block `index` on through those posted behind it, each
+    /// but the last up to its end. Neighbours in memory come out as one lease.
     #[inline]
-    pub(super) fn lend(&mut self, index: u16, len: usize) -> Lease {
-        self.posted -= 1;
-        self.pool.lend(Block::from_index(index), len)
+    pub(super) fn lend(&mut self, index: u16, len: usize, mut lent: impl FnMut(Lease)) {
+        let size = self.pool.block_size();
+        let mut entry = self.entry_of[usize::from(index)];
+        let mut left = len;
+        while left > 0 {
+            let mut run = Run::of(self.block_at(entry));
+            entry = entry.wrapping_add(1);
+            while run.blocks() * size < left && run.extend(self.block_at(entry)) {
+                entry = entry.wrapping_add(1);
+            }
+            let filled = left.min(run.blocks() * size);
+            left -= filled;
+            self.posted -= run.blocks() as u16;
+            lent(self.pool.lend_run(run, filled));
+        }
+    }
+
+    #[inline]
+    fn block_at(&self, entry: u16) -> Block {
+        self.blocks[usize::from(entry & self.mask)]
     }
 
     /// The kernel gave a block back unused.
@@ -89,7 +119,8 @@ impl BufferRing {
     /// Whether the spares cannot fill the ring any more.
     #[inline]
     pub(super) fn is_short(&mut self) -> bool {
-        self.pool.is_exhausted()
+        let missing = usize::from(self.mask - self.posted.min(self.mask)) + 1;
+        !self.pool.has_free(missing)
     }
 
     fn post(&mut self, block: Block) {
@@ -104,6 +135,8 @@ impl BufferRing {
             entry.set_len(len);
             entry.set_bid(block.index() as u16);
         }
+        self.blocks[index] = block;
+        self.entry_of[block.index()] = self.tail;
         self.tail = self.tail.wrapping_add(1);
         self.posted += 1;
     }

@@ -5,7 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use io_uring::cqueue;
 
-use super::row::{Auxiliary, Flight, Receive, Row, Send};
+use super::row::{Auxiliary, Flight, Receive, Send};
 use super::{Completions, Uring};
 use crate::buffer::{Arena, Lease};
 use crate::driver::Socket;
@@ -71,15 +71,12 @@ impl Uring {
             TokenKind::Connect => self.complete_connect(key, answer, completions),
             TokenKind::Watch => self.complete_watch(key, answer, completions),
             TokenKind::Datagram => self.complete_datagram(key, answer, completions),
-            TokenKind::Close => {
-                *self.row(key) = Row::default();
-                completions.push_back(Completion { key, outcome: Outcome::Closed });
-                return;
-            }
+            TokenKind::Close => unreachable!("{key:?}: descriptors are closed by an ordinary call"),
             TokenKind::Wake | TokenKind::Cancel => unreachable!("handled above"),
         }
         if !answer.more {
-            self.close_if_idle(key);
+            let closed = self.close_if_idle(key);
+            completions.extend(closed.map(|outcome| Completion { key, outcome }));
         }
     }
 
@@ -112,21 +109,15 @@ impl Uring {
     /// kernel stopped, if it did.
     #[inline]
     fn complete_stream(&mut self, key: Key, flight: Flight, answer: Answer, completions: &mut Completions) {
-        let bytes = match answer.buffer {
-            Some(index) if answer.result > 0 => {
-                self.memory.receive_buffers.lend(index, answer.result as usize)
-            }
-            Some(index) => {
-                self.memory.receive_buffers.take_back(index);
-                Lease::default()
-            }
-            None => Lease::default(),
-        };
         let mut report =
             |result| completions.push_back(Completion { key, outcome: Outcome::Received(result) });
-        let has_bytes = !bytes.is_empty();
-        if has_bytes {
-            report(Ok(bytes));
+        let has_bytes = answer.result > 0;
+        match answer.buffer {
+            Some(index) if has_bytes => {
+                self.memory.receive_buffers.lend(index, answer.result as usize, |bytes| report(Ok(bytes)));
+            }
+            Some(index) => self.memory.receive_buffers.take_back(index),
+            None => debug_assert!(!has_bytes, "{key:?}: received bytes lie in a buffer"),
         }
         if answer.more {
             return;
@@ -134,7 +125,7 @@ impl Uring {
         let ending = flight == Flight::Ending;
         let starved = answer.error() == Some(libc::ENOBUFS);
         if (has_bytes || starved || answer.is_passing()) && !ending {
-            return if starved { self.starve(key) } else { self.arm_receive(key) };
+            return self.continue_receive(key, starved);
         }
         // From here on it has ended: by the end of the stream, an error or a cancel.
         self.row(key).receive = Receive::None;
@@ -145,11 +136,17 @@ impl Uring {
         }
     }
 
-    /// The ring was empty: the receive waits in line until buffers come back.
-    fn starve(&mut self, key: Key) {
-        self.ring.stats.buffers_exhausted += 1;
-        self.row(key).receive = Receive::Stream(Flight::Starved);
-        self.starved.push_back(key);
+    /// Starts a receive again that goes on. While some wait in line for a buffer, and if the ring was empty,
+    /// it joins the line.
+    #[inline]
+    fn continue_receive(&mut self, key: Key, starved: bool) {
+        self.ring.stats.buffers_exhausted += u64::from(starved);
+        if starved || !self.starved.is_empty() {
+            self.row(key).receive = Receive::Stream(Flight::Starved);
+            self.starved.push_back(key);
+        } else {
+            self.arm_receive(key);
+        }
     }
 
     #[inline]

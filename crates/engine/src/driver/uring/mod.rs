@@ -18,11 +18,12 @@ mod row;
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd};
 
 use bytes::BytesMut;
 use io_uring::{opcode, squeue, types};
-use socket2::SockAddr;
+use socket2::{SockAddr, SockRef};
 
 use super::linux::{self, EventFd};
 use super::readiness::{self, Attempt};
@@ -172,7 +173,7 @@ impl Uring {
                 row.auxiliary = Auxiliary::Watch { interest, ending: false };
                 self.arm_watch(key, interest);
             }
-            Op::Close => self.start_close(key),
+            Op::Close => return self.start_close(key),
         }
         Submitted::Pending
     }
@@ -250,7 +251,8 @@ impl Uring {
         }
     }
 
-    /// As many starved receives as there are buffers: a further one would only fail again.
+    /// As many starved receives as there are buffers: a further one would only fail again. Each takes one
+    /// buffer and goes to the end of the line, so that a flood cannot take what the others wait for.
     fn rearm_starved(&mut self) {
         for _ in 0..self.memory.receive_buffers.posted() {
             let Some(key) = self.starved.pop_front() else { return };
@@ -259,24 +261,31 @@ impl Uring {
                 && matches!(row.receive, Receive::Stream(Flight::Starved))
             {
                 row.receive = Receive::Stream(Flight::InKernel);
-                self.arm_receive(key);
+                self.receive_once(key);
             }
         }
     }
 
+    /// Receives for as long as there are buffers and the kernel can tell that more has come.
     #[inline]
     fn arm_receive(&mut self, key: Key) {
         let row = self.row(key);
-        let fd = types::Fd(row.raw_fd());
-        let entry = if row.single_shot {
-            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
-                .buf_group(BUFFER_GROUP)
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT)
-        } else {
-            opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
-        };
+        if row.single_shot {
+            return self.receive_once(key);
+        }
+        let entry = opcode::RecvMulti::new(types::Fd(row.raw_fd()), BUFFER_GROUP).build();
         // SAFETY: the entry names no memory but the buffer ring's, which outlives the kernel's ring.
+        unsafe { self.push(key, TokenKind::Receive, entry) };
+    }
+
+    /// Receives into one buffer of the ring.
+    fn receive_once(&mut self, key: Key) {
+        let fd = types::Fd(self.row(key).raw_fd());
+        let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+            .buf_group(BUFFER_GROUP)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
+        // SAFETY: as above.
         unsafe { self.push(key, TokenKind::Receive, entry) };
     }
 
@@ -444,25 +453,30 @@ impl Uring {
         unsafe { self.ring.push(entry) };
     }
 
-    fn start_close(&mut self, key: Key) {
+    fn start_close(&mut self, key: Key) -> Submitted {
         self.row(key).closing = true;
         self.cancel_receive(key);
         self.cancel_send(key);
         self.cancel_auxiliary(key);
-        self.close_if_idle(key);
+        match self.close_if_idle(key) {
+            Some(closed) if self.done.is_empty() => return Submitted::Done(closed),
+            Some(closed) => self.done.push_back(Completion { key, outcome: closed }),
+            None => {}
+        }
+        Submitted::Pending
     }
 
     /// Closes the descriptor of a closing slot once the kernel has nothing else of it.
-    fn close_if_idle(&mut self, key: Key) {
+    ///
+    /// Directly: while an operation does it nobody owns the descriptor, and a driver that is dropped before
+    /// it can submit once more would leak it.
+    fn close_if_idle(&mut self, key: Key) -> Option<Outcome> {
         let row = self.row(key);
         if !row.closing || !row.is_idle() {
-            return;
+            return None;
         }
-        if let Some(Socket::Descriptor(fd)) = row.socket.take() {
-            let entry = opcode::Close::new(types::Fd(fd.into_raw_fd())).build();
-            // SAFETY: the entry names no memory.
-            unsafe { self.push(key, TokenKind::Close, entry) };
-        }
+        *row = Row::default();
+        Some(Outcome::Closed)
     }
 
     // ---- rows -----------------------------------------------------------------------------------
@@ -494,9 +508,13 @@ impl Drop for Uring {
     fn drop(&mut self) {
         self.ending = true;
         let nothing_left = self.end_everything();
-        // The descriptors close in any case: what is still in flight has its own hold on the sockets.
         for row in &mut self.memory.rows {
-            row.socket = None;
+            let Some(socket) = row.socket.take() else { continue };
+            // The descriptor closes in any case, but what is still in flight has its own hold on the socket:
+            // only this tells the peer.
+            if let (false, Some(fd)) = (nothing_left, socket.as_fd()) {
+                let _ = SockRef::from(&fd).shutdown(Shutdown::Both);
+            }
         }
         // SAFETY: neither is used again, this is the drop. The ring goes first; the memory follows only
         // when the kernel has nothing of it any more, and is leaked on purpose otherwise.
@@ -524,7 +542,7 @@ impl Uring {
             if let Some(generation) = row.generation
                 && !row.closing
             {
-                self.start_close(Key::new(index as u32, generation));
+                let _ = self.start_close(Key::new(index as u32, generation));
             }
         }
         let mut completions = Completions::new();

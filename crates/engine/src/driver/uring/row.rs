@@ -13,7 +13,7 @@ use crate::token::Generation;
 /// The state of one slot, by slot number.
 #[derive(Debug, Default)]
 pub(super) struct Row {
-    /// `None` while the slot is vacant, and once its descriptor is being closed.
+    /// `None` while the slot is vacant.
     pub(super) socket: Option<Socket>,
     pub(super) generation: Option<Generation>,
     /// Operations of this slot that the kernel has and whose final completion is to come.
@@ -49,7 +49,7 @@ pub(super) enum Flight {
     InKernel,
     /// It was told to end, and its final completion is to come.
     Ending,
-    /// It found no buffer, and waits in line for one.
+    /// It found no buffer, or others wait for one already: it stands in line.
     Starved,
     /// Datagrams are there that this turn had no room for; the slot stands in the list of those to go on.
     Ready,
