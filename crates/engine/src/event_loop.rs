@@ -71,7 +71,7 @@ pub enum Event<M> {
     Accepted(ConnId, Socket),
     /// Accepting failed for lack of a resource and goes on by itself after the pause.
     AcceptFailed(ConnId, io::Error, Duration),
-    /// A connect ended.
+    /// A connect ended. After an error the socket is of no more use, and what was queued is lost.
     Connected(ConnId, io::Result<()>),
     /// Bytes arrived; an empty lease is the end of the stream. It and an error are the last.
     Received(ConnId, io::Result<Lease>),
@@ -295,6 +295,10 @@ impl<M> EventLoop<M> {
     pub fn turn(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
         self.flush_dirty();
         let deadline = self.wait_until(deadline);
+        if self.completions.is_empty() {
+            // Back to the start of its memory: a small batch then touches the same few cache lines each turn.
+            self.completions.clear();
+        }
         let result = self.driver.turn(deadline, &mut self.completions);
         self.mailbox.awake();
         self.mailbox.begin_turn(limits::MESSAGES_PER_TURN);
@@ -308,7 +312,7 @@ impl<M> EventLoop<M> {
     ///
     /// Completions come first, then messages, then timers; what handlers write meanwhile leaves with
     /// the next [`turn`](Self::turn).
-    #[inline]
+    #[inline(always)]
     pub fn next_event(&mut self) -> Option<Event<M>> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -428,7 +432,8 @@ impl<M> EventLoop<M> {
     /// `NotConnected` for a stale name, `ResourceBusy` while an operation is in flight or output waits.
     pub fn detach(&mut self, conn: ConnId) -> io::Result<Socket> {
         let slot = self.open_slot(conn)?;
-        if slot.out.is_some() {
+        // What the driver has completed and nobody has seen yet is in flight as well.
+        if slot.receiving || slot.connecting || slot.has_output() {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         let key = conn.key();
@@ -447,9 +452,9 @@ impl<M> EventLoop<M> {
     ///
     /// # Errors
     ///
-    /// `NotConnected` for a stale name.
+    /// `NotConnected` for a stale name, `ResourceBusy` if it accepts already.
     pub fn accept(&mut self, listener: ConnId) -> io::Result<()> {
-        self.open_slot(listener)?.role = Role::Listener;
+        self.take_role(listener, Role::Listener)?;
         self.start(listener.key(), Op::Accept);
         Ok(())
     }
@@ -540,9 +545,9 @@ impl<M> EventLoop<M> {
     ///
     /// # Errors
     ///
-    /// `NotConnected` for a stale name.
+    /// `NotConnected` for a stale name, `ResourceBusy` if it is watched already.
     pub fn watch(&mut self, conn: ConnId, interest: Interest) -> io::Result<()> {
-        self.open_slot(conn)?.role = Role::Watched;
+        self.take_role(conn, Role::Watched)?;
         self.start(conn.key(), Op::Watch(interest));
         Ok(())
     }
@@ -643,7 +648,7 @@ impl<M> EventLoop<M> {
     // ---- completions ----------------------------------------------------------------------------
 
     /// Takes note of a completion; what concerns the front end becomes an event.
-    #[inline]
+    #[inline(always)]
     fn absorb(&mut self, key: Key, outcome: Outcome) -> Option<Event<M>> {
         let conn = ConnId::new(self.loop_number, key);
         match outcome {
@@ -652,6 +657,16 @@ impl<M> EventLoop<M> {
                 self.on_sent(key, queue, result);
                 None
             }
+            outcome => self.absorb_rare(conn, outcome),
+        }
+    }
+
+    /// The outcomes that no message waits for.
+    #[inline(never)]
+    fn absorb_rare(&mut self, conn: ConnId, outcome: Outcome) -> Option<Event<M>> {
+        let key = conn.key();
+        match outcome {
+            Outcome::Received(_) | Outcome::Sent(..) => unreachable!("absorbed by the caller"),
             Outcome::Accepted(result) => self.on_accepted(conn, result),
             Outcome::Connected(result) => self.on_connected(conn, result),
             Outcome::ReceivedInto(buffer, result) => {
@@ -690,7 +705,7 @@ impl<M> EventLoop<M> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn on_received(&mut self, conn: ConnId, mut result: io::Result<Lease>) -> Option<Event<M>> {
         let slot = self.slots.get_mut(conn.key())?;
         let count = match &result {
@@ -745,6 +760,8 @@ impl<M> EventLoop<M> {
         }
         if let Err(error) = result {
             slot.input_ended = true;
+            slot.output_ended = true;
+            slot.out = None;
             if slot.phase != Phase::Open {
                 self.finish_close(key);
                 return None;
@@ -766,13 +783,16 @@ impl<M> EventLoop<M> {
     /// The queue of a send comes back.
     #[inline]
     fn on_sent(&mut self, key: Key, mut queue: Box<OutQueue>, result: io::Result<()>) {
-        queue.clear();
+        if !queue.is_empty() {
+            queue.clear();
+        }
         if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
             self.spare_queues.push(queue);
         }
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.sending = false;
         match result {
+            Ok(()) if slot.phase == Phase::Open && !slot.output_ended && slot.out.is_none() => {}
             Ok(()) if slot.out.is_some() => {
                 if !slot.dirty {
                     slot.dirty = true;
@@ -942,6 +962,15 @@ impl<M> EventLoop<M> {
             Some(slot) if slot.phase == Phase::Open => Ok(slot),
             _ => Err(io::ErrorKind::NotConnected.into()),
         }
+    }
+
+    /// Makes a socket a listener or a watched one, which it then is until it is closed.
+    fn take_role(&mut self, conn: ConnId, role: Role) -> io::Result<()> {
+        let slot = self.open_slot(conn)?;
+        if std::mem::replace(&mut slot.role, role) == role {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        Ok(())
     }
 
     fn start_receive(&mut self, conn: ConnId, op: Op) -> io::Result<()> {

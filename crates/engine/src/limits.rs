@@ -66,6 +66,10 @@ pub const COMPLETION_ENTRIES: u32 = 4096;
 /// longer what costs.
 pub const CHUNKS_PER_SEND: usize = 64;
 
+/// Bytes one connection may send in one turn by calls that do not wait, and most bytes of a file in one such
+/// call: a fast reader of a large file or queue would hold the loop for as long as it lasts.
+pub const SEND_BYTES_PER_TURN: u64 = 1 << 20;
+
 /// A write up to this many bytes is copied into the out-queue; a longer one is kept by reference.
 ///
 /// Copying so little costs less than keeping a reference and a further entry of the send.

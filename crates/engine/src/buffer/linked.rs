@@ -112,6 +112,15 @@ impl LinkedBuffer {
         Some(front)
     }
 
+    /// Takes everything as one lease. Bytes that lie in several pieces are joined, by a copy.
+    #[inline]
+    pub fn take_all(&mut self) -> Lease {
+        if self.rest.is_some() {
+            self.join();
+        }
+        std::mem::take(&mut self.head)
+    }
+
     /// Takes exactly `count` bytes as one lease, or nothing if there are fewer.
     ///
     /// No byte is copied unless they lie in several pieces.

@@ -104,18 +104,23 @@ impl From<FileRange> for Chunk {
 ///
 /// ```text
 ///  copied:  ├ "HTTP/1.1 200 OK\r\n" ┼ "ping" ┤          small writes, packed by copy
-///  chunks:  [ Copied(17) ][ Shared(1 MiB) ][ Copied(4) ][ Lease(4 KiB) ]
+///            └───── lead: 17 ─────┘   │
+///  chunks:  [ Shared(1 MiB) ][ Copied(4) ][ Lease(4 KiB) ]
 ///             ▲ head, sent up to `head_sent`
 /// ```
 #[derive(Debug, Default)]
 pub struct OutQueue {
+    /// Bytes of the small writes. The first `lead` go before all chunks, so that a queue of nothing else
+    /// has no chunk; `Piece::Copied` are consecutive ranges of the others.
+    copied: Vec<u8>,
+    /// 0 <= lead_sent <= lead <= copied.len()
+    lead: usize,
+    lead_sent: usize,
     /// `chunks[..head]` are sent and hold nothing.
     chunks: Vec<Piece>,
     head: usize,
     /// Bytes of `chunks[head]` that are sent.
     head_sent: u64,
-    /// Bytes of the small writes; `Piece::Copied` are consecutive ranges of it.
-    copied: Vec<u8>,
     /// Bytes not yet sent, in all chunks.
     len: u64,
 }
@@ -149,8 +154,9 @@ impl OutQueue {
         self.copied.extend_from_slice(bytes);
         self.len += bytes.len() as u64;
         match self.chunks.last_mut() {
+            None => self.lead = self.copied.len(),
             Some(Piece::Copied { len, .. }) => *len += bytes.len(),
-            _ => self.chunks.push(Piece::Copied { start, len: bytes.len() }),
+            Some(Piece::Kept(_)) => self.chunks.push(Piece::Copied { start, len: bytes.len() }),
         }
     }
 
@@ -176,6 +182,13 @@ impl OutQueue {
     pub fn io_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut skip = self.head_sent as usize;
         let mut filled = 0;
+        let mut slices = slices.iter_mut();
+        if !self.lead().is_empty()
+            && let Some(slice) = slices.next()
+        {
+            *slice = IoSlice::new(self.lead());
+            filled += 1;
+        }
         for (piece, slice) in self.chunks[self.head..].iter().zip(slices) {
             let Some(bytes) = self.bytes_of(piece) else { break };
             *slice = IoSlice::new(&bytes[skip..]);
@@ -188,12 +201,18 @@ impl OutQueue {
     /// The bytes to send next if they all lie in one piece.
     #[inline]
     pub fn single_slice(&self) -> Option<&[u8]> {
-        let [piece] = &self.chunks[self.head..] else { return None };
-        Some(&self.bytes_of(piece)?[self.head_sent as usize..])
+        match &self.chunks[self.head..] {
+            [] => Some(self.lead()),
+            [piece] if self.lead().is_empty() => Some(&self.bytes_of(piece)?[self.head_sent as usize..]),
+            _ => None,
+        }
     }
 
     /// The file range to send next, if the queue's front is one.
     pub fn front_file(&self) -> Option<FileRange> {
+        if !self.lead().is_empty() {
+            return None;
+        }
         let Piece::Kept(Chunk::File(range)) = self.chunks.get(self.head)? else { return None };
         let sent = self.head_sent;
         Some(FileRange { file: Arc::clone(&range.file), offset: range.offset + sent, len: range.len - sent })
@@ -208,12 +227,13 @@ impl OutQueue {
     pub fn advance(&mut self, count: u64) {
         assert!(count <= self.len, "{count} bytes sent of {}", self.len);
         self.len -= count;
-        self.head_sent += count;
         if self.len == 0 {
-            self.clear();
-        } else {
-            self.drop_sent();
+            return self.clear();
         }
+        let of_lead = self.lead().len().min(count as usize);
+        self.lead_sent += of_lead;
+        self.head_sent += count - of_lead as u64;
+        self.drop_sent();
     }
 
     /// Moves what leases hold out of the loop's memory: a peer that does not read must not pin it.
@@ -230,6 +250,8 @@ impl OutQueue {
     pub fn clear(&mut self) {
         self.chunks.clear();
         self.copied.clear();
+        self.lead = 0;
+        self.lead_sent = 0;
         self.head = 0;
         self.head_sent = 0;
         self.len = 0;
@@ -255,6 +277,12 @@ impl OutQueue {
             self.head_sent -= len;
             self.head += 1;
         }
+    }
+
+    /// What is still to be sent before the chunks.
+    #[inline]
+    fn lead(&self) -> &[u8] {
+        &self.copied[self.lead_sent..self.lead]
     }
 
     #[inline]
@@ -294,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_small_queue_keeps_its_memory_for_the_next_use() {
-        let mut queue = filled(3, 10);
+        let mut queue = filled(1, 10);
         let before = (queue.copied.capacity(), queue.chunks.capacity());
         queue.clear();
         assert_eq!((queue.copied.capacity(), queue.chunks.capacity()), before);

@@ -192,13 +192,19 @@ impl Pool {
         self.free.len()
     }
 
+    /// Whether at least `count` blocks are free.
+    #[inline]
+    pub fn has_free(&mut self, count: usize) -> bool {
+        if self.free.len() < count {
+            self.reclaim();
+        }
+        self.free.len() >= count
+    }
+
     /// Whether not one block is free.
     #[inline]
     pub fn is_exhausted(&mut self) -> bool {
-        if self.free.is_empty() {
-            self.reclaim();
-        }
-        self.free.is_empty()
+        !self.has_free(1)
     }
 
     /// Collects the blocks whose last lease was dropped since the last call. The lowest end on top, so

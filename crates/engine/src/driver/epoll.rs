@@ -185,10 +185,11 @@ impl Epoll {
     pub(super) fn submit(&mut self, key: Key, op: Op) -> Submitted {
         let Some(row) = self.row_mut(key) else { unreachable!("{key:?}: operations need an attached slot") };
         match op {
-            Op::Send(mut queue) => match readiness::send_queue(row.fd(), &mut queue) {
-                Attempt::Done(result) => return Submitted::Done(Outcome::Sent(queue, result)),
-                Attempt::WouldBlock => row.hold_output(queue),
-            },
+            Op::Send(queue) => {
+                if let Some(outcome) = row.send_queue(queue) {
+                    return Submitted::Done(outcome);
+                }
+            }
             Op::Receive => row.set_receive(Receive::Stream),
             Op::ReceiveFrom => row.set_receive(Receive::Datagrams),
             Op::ReceiveInto(buffer) => {
@@ -361,11 +362,13 @@ impl Epoll {
                 let outcome = Outcome::Connected(readiness::connect_result(row.fd()));
                 completions.push_back(Completion { key, outcome });
             }
-            Auxiliary::Watch(interest) if row.can_run() => {
+            Auxiliary::Watch(interest) => {
                 let readable = interest.readable && std::mem::take(&mut row.ready.readable);
                 let writable = interest.writable && std::mem::take(&mut row.ready.writable);
-                let outcome = Outcome::Ready(Ok(Interest { readable, writable }));
-                completions.push_back(Completion { key, outcome });
+                if readable || writable {
+                    let outcome = Outcome::Ready(Ok(Interest { readable, writable }));
+                    completions.push_back(Completion { key, outcome });
+                }
             }
             _ => {}
         }
@@ -379,9 +382,9 @@ impl Epoll {
         }
         let outcome = match std::mem::take(&mut row.send) {
             Send::None => return,
-            Send::Queue(mut queue) => match readiness::send_queue(row.fd(), &mut queue) {
-                Attempt::Done(result) => Outcome::Sent(queue, result),
-                Attempt::WouldBlock => return row.hold_output(queue),
+            Send::Queue(queue) => match row.send_queue(queue) {
+                Some(outcome) => outcome,
+                None => return,
             },
             Send::Datagram(datagram) => match readiness::send_datagram(row.fd(), &datagram) {
                 Attempt::Done(result) => Outcome::SentTo(datagram, result),
@@ -466,7 +469,7 @@ impl Epoll {
     }
 
     /// Puts a slot that can run into the run queue, if it does not stand there.
-    #[inline]
+    #[inline(always)]
     fn enqueue(&mut self, key: Key) {
         let row = &mut self.rows[key.index() as usize];
         if row.can_run() && !row.queued {
@@ -482,13 +485,19 @@ impl Row {
         self.receive = receive;
     }
 
-    /// Keeps the rest of a queue until the socket is writable.
-    fn hold_output(&mut self, mut queue: Box<OutQueue>) {
+    /// Sends what it can of a queue; the outcome, unless a rest of it stays here and goes on by itself.
+    #[inline]
+    fn send_queue(&mut self, mut queue: Box<OutQueue>) -> Option<Outcome> {
         debug_assert!(matches!(self.send, Send::None), "a send is in flight already");
+        self.ready.writable = match readiness::send_queue(self.fd(), &mut queue) {
+            Attempt::Done(Ok(())) if !queue.is_empty() => true,
+            Attempt::Done(result) => return Some(Outcome::Sent(queue, result)),
+            Attempt::WouldBlock => false,
+        };
         // A peer that does not read must not pin the arena.
         queue.make_private();
-        self.ready.writable = false;
         self.send = Send::Queue(queue);
+        None
     }
 
     fn accept(&mut self, key: Key, completions: &mut Completions) {

@@ -10,14 +10,11 @@ use std::sync::Arc;
 
 use crate::buffer::FileRange;
 use crate::clock::Timestamp;
+use crate::limits::SEND_BYTES_PER_TURN;
 use crate::sys::syscall;
 
 /// The largest page of any machine that Linux runs on, so a multiple of every page.
 const PAGE_SIZE: usize = 64 * 1024;
-
-/// Most bytes of a file sent by one call, so that a fast reader of a large file leaves the loop time
-/// for others.
-const FILE_BYTES_PER_CALL: u64 = 1 << 20;
 
 /// The monotonic clock that the kernel's own timeouts run by, clock_gettime(2).
 #[inline]
@@ -44,6 +41,33 @@ pub(super) fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// Receives without blocking, recv(2).
+///
+/// By the bare call, and so is [`send`]: in libc these are points where a thread can be cancelled, which costs
+/// four locked instructions a message.
+///
+/// # Safety
+///
+/// `buffer` is writable for `len` bytes.
+#[inline]
+pub(super) unsafe fn recv(fd: BorrowedFd<'_>, buffer: *mut u8, len: usize) -> io::Result<usize> {
+    let (flags, no_address) = (libc::MSG_DONTWAIT, std::ptr::null_mut::<u8>());
+    let call = libc::SYS_recvfrom;
+    // SAFETY: the caller guarantees the buffer; null pointers ask for no address.
+    unsafe { syscall!(syscall(call, fd.as_raw_fd(), buffer, len, flags, no_address, no_address)) }
+        .map(|count| count as usize)
+}
+
+/// Sends without blocking and without a signal, send(2).
+#[inline]
+pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let (flags, no_address) = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, std::ptr::null::<u8>());
+    let (call, start, len) = (libc::SYS_sendto, bytes.as_ptr(), bytes.len());
+    // SAFETY: `bytes` is readable; a null pointer gives no address.
+    unsafe { syscall!(syscall(call, fd.as_raw_fd(), start, len, flags, no_address, 0)) }
+        .map(|count| count as usize)
+}
+
 /// Accepts one connection, non-blocking and closed on exec, accept4(2).
 #[inline]
 pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -61,7 +85,7 @@ pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 ///
 /// `UnexpectedEof` when the file ends before the range does.
 pub(super) fn send_file(fd: BorrowedFd<'_>, range: &FileRange) -> io::Result<u64> {
-    let count = range.len.min(FILE_BYTES_PER_CALL) as usize;
+    let count = range.len.min(SEND_BYTES_PER_TURN) as usize;
     let mut offset = range.offset as libc::off_t;
     // SAFETY: both descriptors are open while the call runs, and `offset` is writable.
     match unsafe { syscall!(sendfile(fd.as_raw_fd(), range.file.as_raw_fd(), &raw mut offset, count)) }? {

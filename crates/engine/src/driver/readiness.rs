@@ -12,7 +12,7 @@ use socket2::{Domain, SockRef, Type};
 
 use super::linux;
 use crate::buffer::{Arena, FileRange, Lease, OutQueue};
-use crate::limits::{CHUNKS_PER_SEND, RECEIVE_SIZE, RECEIVE_SIZE_MIN};
+use crate::limits::{CHUNKS_PER_SEND, RECEIVE_SIZE, RECEIVE_SIZE_MIN, SEND_BYTES_PER_TURN};
 use crate::op::{InDatagram, OutDatagram};
 use crate::socket::Address;
 use crate::sys::syscall;
@@ -61,12 +61,10 @@ pub(super) struct Received<T> {
 pub(super) fn receive(fd: BorrowedFd<'_>, arena: &mut Arena) -> Option<Attempt<Received<Lease>>> {
     let room = arena.offer(RECEIVE_SIZE_MIN)?;
     let offered = room.len().min(RECEIVE_SIZE);
-    let pointer = room.as_mut_ptr().cast();
+    let pointer = room.as_mut_ptr();
     // SAFETY: `room` has at least `offered` writable bytes.
-    let received =
-        uninterrupted(|| unsafe { syscall!(recv(fd.as_raw_fd(), pointer, offered, libc::MSG_DONTWAIT)) });
+    let received = uninterrupted(|| unsafe { linux::recv(fd, pointer, offered) });
     Some(Attempt::from(received.map(|count| {
-        let count = count as usize;
         let bytes = if count == 0 { Lease::default() } else { arena.lend(count) };
         Received { bytes, drained: count < offered }
     })))
@@ -78,10 +76,8 @@ pub(super) fn receive_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> Attempt
     let spare = buffer.spare_capacity_mut();
     let (pointer, offered) = (spare.as_mut_ptr().cast(), spare.len());
     // SAFETY: the spare capacity has `offered` writable bytes.
-    let received =
-        uninterrupted(|| unsafe { syscall!(recv(fd.as_raw_fd(), pointer, offered, libc::MSG_DONTWAIT)) });
+    let received = uninterrupted(|| unsafe { linux::recv(fd, pointer, offered) });
     Attempt::from(received.map(|count| {
-        let count = count as usize;
         // SAFETY: the kernel has written that many bytes behind the buffer's end.
         unsafe { buffer.advance_mut(count) };
         Received { bytes: count, drained: count < offered }
@@ -116,12 +112,16 @@ pub(super) fn send_datagram(fd: BorrowedFd<'_>, datagram: &OutDatagram) -> Attem
     Attempt::from(sent.map(drop))
 }
 
-/// Sends until the queue is empty, the socket would block, or it fails.
+/// Sends until the queue is empty, its share of the turn is used up, the socket would block, or it fails.
 #[inline]
 pub(super) fn send_queue(fd: BorrowedFd<'_>, queue: &mut OutQueue) -> Attempt<()> {
-    while !queue.is_empty() {
+    let mut sent = 0;
+    while !queue.is_empty() && sent < SEND_BYTES_PER_TURN {
         match send_some(fd, queue) {
-            Attempt::Done(Ok(count)) => queue.advance(count),
+            Attempt::Done(Ok(count)) => {
+                queue.advance(count);
+                sent += count;
+            }
             Attempt::Done(Err(error)) => return Attempt::Done(Err(error)),
             Attempt::WouldBlock => return Attempt::WouldBlock,
         }
@@ -134,9 +134,7 @@ pub(super) fn send_queue(fd: BorrowedFd<'_>, queue: &mut OutQueue) -> Attempt<()
 fn send_some(fd: BorrowedFd<'_>, queue: &OutQueue) -> Attempt<u64> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     let sent = if let Some(bytes) = queue.single_slice() {
-        // SAFETY: `bytes` is readable for its length.
-        uninterrupted(|| unsafe { syscall!(send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags)) })
-            .map(|count| count as u64)
+        uninterrupted(|| linux::send(fd, bytes)).map(|count| count as u64)
     } else if let Some(range) = queue.front_file() {
         return send_file(fd, &range);
     } else {

@@ -45,6 +45,7 @@ impl Conn<'_> {
     /// [`Input::take`](super::Input::take) gave. Up to 512 bytes are copied instead, which is cheaper.
     ///
     /// All writes of one turn leave in one send. On a connection that is closing they go nowhere.
+    #[inline]
     pub fn write(&mut self, chunk: impl Into<Chunk>) {
         let chunk = chunk.into();
         let len = chunk.len();
@@ -54,6 +55,7 @@ impl Conn<'_> {
     }
 
     /// Queues a copy of `bytes`.
+    #[inline]
     pub fn write_copy(&mut self, bytes: &[u8]) {
         if self.event_loop.write_copy(self.id, bytes).is_ok() {
             *self.bytes_sent += bytes.len() as u64;

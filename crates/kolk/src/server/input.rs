@@ -53,10 +53,11 @@ impl<'a> Input<'a> {
         self.buffer.all_contiguous()
     }
 
-    /// Consumes everything. The bytes stay where they are, for as long as the lease is kept.
+    /// Consumes everything. The bytes stay where they are, for as long as the lease is kept; those that a
+    /// handler left before and the new ones are joined by a copy.
+    #[inline]
     pub fn take(&mut self) -> Lease {
-        self.buffer.all_contiguous();
-        self.buffer.take_front().unwrap_or_default()
+        self.buffer.take_all()
     }
 
     /// Consumes exactly `count` bytes, or nothing if there are fewer.

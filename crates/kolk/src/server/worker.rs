@@ -87,7 +87,7 @@ impl<H: Handler> Worker<H> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn dispatch(&mut self, event: Event<Command>) {
         match event {
             Event::Received(conn, result) => self.on_received(conn, result),
@@ -125,7 +125,7 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn on_received(&mut self, conn: ConnId, result: io::Result<Lease>) {
         match result {
             Ok(bytes) if bytes.is_empty() => self.close(conn, CloseReason::PeerClosed, Close::Flush),

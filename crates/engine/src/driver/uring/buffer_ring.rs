@@ -119,8 +119,7 @@ impl BufferRing {
     /// Whether the spares cannot fill the ring any more.
     #[inline]
     pub(super) fn is_short(&mut self) -> bool {
-        let missing = usize::from(self.mask - self.posted.min(self.mask)) + 1;
-        !self.pool.has_free(missing)
+        !self.pool.has_free(usize::from(self.mask) + 1 - usize::from(self.posted))
     }
 
     fn post(&mut self, block: Block) {

@@ -181,7 +181,9 @@ impl Uring {
             }
             Send::None => unreachable!("{key:?}: a send completed that was not in flight"),
         };
-        completions.extend(outcome.map(|outcome| Completion { key, outcome }));
+        if let Some(outcome) = outcome {
+            completions.push_back(Completion { key, outcome });
+        }
     }
 
     fn complete_accept(&mut self, key: Key, answer: Answer, completions: &mut Completions) {

@@ -31,7 +31,7 @@ use super::shelf::Shelf;
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
 use crate::buffer::{Arena, OutQueue};
 use crate::clock::Timestamp;
-use crate::limits::{COMPLETIONS_PER_TURN, TEARDOWN_TURNS, TEARDOWN_WAIT};
+use crate::limits::{COMPLETIONS_PER_TURN, SEND_BYTES_PER_TURN, TEARDOWN_TURNS, TEARDOWN_WAIT};
 use crate::op::{Completion, Direction, Interest, Op, Outcome, Submitted, cancelled};
 use crate::socket;
 use crate::token::{Key, Token, TokenKind};
@@ -82,6 +82,7 @@ impl Uring {
     pub(super) fn new(config: &DriverConfig) -> io::Result<Self> {
         let ring = Ring::new(config)?;
         let receive_buffers = BufferRing::new(ring.inner(), config)?;
+        let wake = EventFd::new()?;
         let memory = Memory {
             rows: Vec::new(),
             receive_buffers,
@@ -94,7 +95,7 @@ impl Uring {
         let mut driver = Self {
             ring: ManuallyDrop::new(ring),
             memory: ManuallyDrop::new(memory),
-            wake: EventFd::new()?,
+            wake,
             done: Completions::new(),
             starved: VecDeque::new(),
             ready: VecDeque::new(),
@@ -273,7 +274,12 @@ impl Uring {
         if row.single_shot {
             return self.receive_once(key);
         }
-        let entry = opcode::RecvMulti::new(types::Fd(row.raw_fd()), BUFFER_GROUP).build();
+        let fd = types::Fd(row.raw_fd());
+        let entry = if self.ring.has_bundles() {
+            opcode::RecvMultiBundle::new(fd, BUFFER_GROUP).build()
+        } else {
+            opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
+        };
         // SAFETY: the entry names no memory but the buffer ring's, which outlives the kernel's ring.
         unsafe { self.push(key, TokenKind::Receive, entry) };
     }
@@ -331,9 +337,14 @@ impl Uring {
     /// A file range is sent by an ordinary call: as an operation it would always go to a worker thread.
     fn start_send_file(&mut self, key: Key, mut queue: Box<OutQueue>) -> Option<Outcome> {
         let row = self.row(key);
+        let mut sent = 0;
         while let Some(range) = queue.front_file() {
-            match readiness::send_file(row.fd(), &range) {
-                Attempt::Done(Ok(count)) => queue.advance(count),
+            let share_is_left = sent < SEND_BYTES_PER_TURN;
+            match if share_is_left { readiness::send_file(row.fd(), &range) } else { Attempt::WouldBlock } {
+                Attempt::Done(Ok(count)) => {
+                    queue.advance(count);
+                    sent += count;
+                }
                 Attempt::Done(Err(error)) => return Some(Outcome::Sent(queue, Err(error))),
                 Attempt::WouldBlock => {
                     row.send = Send::Queue { queue, ending: false, header: None };

@@ -1,0 +1,230 @@
+//! An operation that is cancelled completes once, whatever it was doing; so does one whose socket closes.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use kolk_engine::Close;
+use kolk_engine::buffer::{Chunk, OutQueue};
+use kolk_engine::driver::Socket;
+use kolk_engine::op::{Direction, Interest, Op, Outcome, is_cancelled};
+use kolk_engine::socket::{self, ListenOptions};
+
+use crate::support::{Bare, Counter, Rig, STUCK, World, brief, fresh_address, queue};
+
+contract!(everywhere:
+    a_cancelled_receive_completes_once,
+    a_cancelled_receive_into_a_buffer_completes_once,
+    a_cancelled_send_completes_once,
+    a_cancelled_accept_completes_once,
+    a_cancelled_connect_completes_once,
+    a_cancelled_watch_completes_once,
+    a_close_ends_what_is_in_flight_then_itself,
+);
+
+fn is_received(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Received(_))
+}
+
+fn a_cancelled_receive_completes_once(world: World) {
+    let mut bare = Bare::new(world);
+    // Before the kernel has it, while it has it, while data is there, after its end.
+    for moment in 0..40 {
+        let (key, mut peer) = bare.pair();
+        bare.submit(key, Op::Receive);
+        if moment % 4 > 0 {
+            bare.settle();
+        }
+        if moment % 4 > 1 {
+            peer.write_all(b"data").expect("there is room");
+        }
+        if moment % 4 > 2 {
+            drop(peer);
+            bare.turn();
+        }
+        bare.driver.cancel(key, Direction::Receive);
+        bare.driver.cancel(key, Direction::Receive);
+        let (mut received, mut finals) = (Vec::new(), 0);
+        bare.settle();
+        for outcome in bare.log.extract_if(.., |done| done.key == key).map(|done| done.outcome) {
+            assert_eq!(finals, 0, "after its final completion: {outcome:?}");
+            match outcome {
+                Outcome::Received(Ok(lease)) if !lease.is_empty() => received.extend_from_slice(&lease),
+                Outcome::Received(Ok(_)) => finals += 1,
+                Outcome::Received(Err(error)) => {
+                    assert!(is_cancelled(&error), "{error}");
+                    finals += 1;
+                }
+                other => panic!("{other:?} is no receive"),
+            }
+        }
+        assert_eq!(finals, 1, "moment {moment}");
+        assert!(b"data".starts_with(&received));
+        // Nothing is left that a cancel could end.
+        bare.driver.cancel(key, Direction::Receive);
+        bare.exactly(0, key, is_received);
+        bare.close(key);
+    }
+}
+
+fn a_cancelled_receive_into_a_buffer_completes_once(world: World) {
+    let mut bare = Bare::new(world);
+    for moment in 0..30 {
+        let (key, mut peer) = bare.pair();
+        bare.submit(key, Op::ReceiveInto(BytesMut::with_capacity(100)));
+        if moment % 3 > 0 {
+            bare.settle();
+        }
+        if moment % 3 > 1 {
+            peer.write_all(b"data").expect("there is room");
+        }
+        bare.driver.cancel(key, Direction::Receive);
+        let ended = bare.exactly(1, key, |outcome| matches!(outcome, Outcome::ReceivedInto(..)));
+        let Outcome::ReceivedInto(buffer, result) = &ended[0] else { unreachable!("asked for") };
+        match result {
+            Ok(count) => assert!(*count == buffer.len() && b"data".starts_with(buffer)),
+            Err(error) => assert!(is_cancelled(error) && buffer.is_empty()),
+        }
+        assert_eq!(buffer.capacity(), 100, "it is the same buffer");
+        bare.close(key);
+    }
+}
+
+fn a_cancelled_send_completes_once(world: World) {
+    let mut bare = Bare::new(world);
+    for moment in 0..20 {
+        let (key, mut peer) = bare.pair();
+        let counter = Counter::default();
+        let mut stuck = Box::new(OutQueue::default());
+        stuck.push(Chunk::from(counter.bytes(vec![b'x'; STUCK])));
+        stuck.push(Chunk::from(counter.bytes(vec![b'x'; STUCK])));
+        bare.submit(key, Op::Send(stuck));
+        if moment % 2 > 0 {
+            bare.settle();
+            assert!(bare.log.is_empty(), "nobody reads, so it cannot end");
+        }
+        bare.driver.cancel(key, Direction::Send);
+        bare.driver.cancel(key, Direction::Send);
+        let mut ended = bare.exactly(1, key, |outcome| matches!(outcome, Outcome::Sent(..)));
+        let Some(Outcome::Sent(rest, Err(error))) = ended.pop() else { panic!("{}", brief(&ended)) };
+        assert!(is_cancelled(&error), "{error}");
+        // What was sent is what the peer can read.
+        let sent = 2 * STUCK - rest.len() as usize;
+        drop(rest);
+        assert_eq!(counter.alive(), 0);
+        bare.driver.shutdown_write(key).expect("a connected stream");
+        let mut read = Vec::new();
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while peer.read_available(&mut read).is_none() {
+            assert!(Instant::now() < give_up, "no end after {} of {sent} bytes", read.len());
+            bare.turn();
+        }
+        assert_eq!(read.len(), sent, "bytes that the queue says are sent, and bytes that arrived");
+        bare.close(key);
+    }
+}
+
+fn a_cancelled_accept_completes_once(world: World) {
+    let mut rig = Rig::new(world);
+    let (listener, _) = rig.listen();
+    rig.settle();
+    // A loop does not cancel an accept: it closes its listener.
+    rig.event_loop.close(listener, Close::Discard);
+    rig.closed(listener);
+    let record = rig.record(listener);
+    assert!(record.accepted.is_empty() && record.accept_failures.is_empty());
+
+    let mut bare = Bare::new(world);
+    let address = fresh_address(world.family);
+    let socket = match &bare.net {
+        Some(net) => net.listen(&address).into(),
+        None => Socket::from(socket::listen(&address, &ListenOptions::default()).expect("a fresh address")),
+    };
+    let key = bare.attach(socket);
+    for turns in [0, 1, 5] {
+        bare.submit(key, Op::Accept);
+        for _ in 0..turns {
+            bare.turn();
+        }
+        bare.driver.cancel(key, Direction::Auxiliary);
+        let ended = bare.exactly(1, key, |outcome| matches!(outcome, Outcome::Accepted(_)));
+        assert!(matches!(&ended[0], Outcome::Accepted(Err(error)) if is_cancelled(error)), "{ended:?}");
+    }
+    bare.close(key);
+}
+
+fn a_cancelled_connect_completes_once(world: World) {
+    let mut bare = Bare::new(world);
+    let address = fresh_address(world.family);
+    let options = ListenOptions { backlog: 1, ..ListenOptions::default() };
+    let listener = match &bare.net {
+        Some(net) => net.listen(&address).into(),
+        None => Socket::from(socket::listen(&address, &options).expect("a fresh address")),
+    };
+    let address = listener.local_address().expect("a bound socket");
+    if let Some(net) = &bare.net {
+        net.blackhole(&address);
+    }
+    for number in 0..12 {
+        let socket = bare.driver.open_stream(&address).expect("a descriptor is free");
+        let key = bare.attach(socket);
+        bare.submit(key, Op::Connect(address.clone()));
+        if number % 2 == 0 {
+            bare.settle();
+        }
+        bare.driver.cancel(key, Direction::Auxiliary);
+        bare.exactly(1, key, |outcome| matches!(outcome, Outcome::Connected(_)));
+        bare.close(key);
+    }
+}
+
+fn a_cancelled_watch_completes_once(world: World) {
+    let mut bare = Bare::new(world);
+    for turns in [0, 1, 5] {
+        let (key, mut peer) = bare.pair();
+        bare.submit(key, Op::Watch(Interest::READABLE));
+        for _ in 0..turns {
+            bare.turn();
+        }
+        if turns == 5 {
+            peer.write_all(b"x").expect("there is room");
+            bare.exactly(1, key, |outcome| matches!(outcome, Outcome::Ready(Ok(_))));
+        }
+        bare.driver.cancel(key, Direction::Auxiliary);
+        let ended = bare.exactly(1, key, |outcome| matches!(outcome, Outcome::Ready(_)));
+        assert!(matches!(&ended[0], Outcome::Ready(Err(error)) if is_cancelled(error)), "{ended:?}");
+        bare.close(key);
+    }
+}
+
+fn a_close_ends_what_is_in_flight_then_itself(world: World) {
+    let mut bare = Bare::new(world);
+    for turns in [0, 1, 5] {
+        let (key, _peer) = bare.pair();
+        let counter = Counter::default();
+        let mut stuck = queue(b"head");
+        stuck.push(Chunk::from(counter.bytes(vec![b'x'; STUCK])));
+        bare.submit(key, Op::Receive);
+        bare.submit(key, Op::Send(stuck));
+        bare.submit(key, Op::Watch(Interest::READABLE));
+        for _ in 0..turns {
+            bare.turn();
+        }
+        bare.close_logged(key);
+        let outcomes: Vec<_> = bare.log.drain(..).map(|done| done.outcome).collect();
+        let count = |wanted: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| wanted(outcome)).count();
+        assert_eq!(
+            count(|outcome| matches!(outcome, Outcome::Received(Err(error)) if is_cancelled(error))),
+            1
+        );
+        assert_eq!(
+            count(|outcome| matches!(outcome, Outcome::Sent(_, Err(error)) if is_cancelled(error))),
+            1
+        );
+        assert_eq!(count(|outcome| matches!(outcome, Outcome::Ready(Err(error)) if is_cancelled(error))), 1);
+        assert_eq!(outcomes.len(), 4, "{}", brief(&outcomes));
+        assert!(matches!(outcomes.last(), Some(Outcome::Closed)), "{}", brief(&outcomes));
+        drop(outcomes);
+        assert_eq!(counter.alive(), 0);
+    }
+}

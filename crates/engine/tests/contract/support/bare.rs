@@ -1,0 +1,93 @@
+//! A driver without a loop above it.
+
+use std::time::Instant;
+
+use kolk_engine::driver::{Completions, Driver, DriverConfig, SimNet, Socket};
+use kolk_engine::op::{Completion, Op, Outcome, Submitted};
+use kolk_engine::token::{Generation, Key};
+
+use super::peer::stream_pair;
+use super::{Family, PATIENCE, Peer, WAIT, World, brief};
+
+/// A driver without a loop above it, and everything that completed: for what a loop does not ask for.
+pub(crate) struct Bare {
+    pub(crate) driver: Driver,
+    pub(crate) log: Vec<Completion>,
+    pub(crate) net: Option<SimNet>,
+    family: Family,
+    slots: u32,
+}
+
+impl Bare {
+    pub(crate) fn new(world: World) -> Self {
+        let net = world.net();
+        let opened = Driver::open(&world.choice(net.as_ref()), &DriverConfig::default());
+        let driver = opened.expect("the kernel offers this driver").driver;
+        Self { driver, log: Vec::new(), net, family: world.family, slots: 0 }
+    }
+
+    pub(crate) fn attach(&mut self, socket: Socket) -> Key {
+        let key = Key::new(self.slots, Generation::FIRST);
+        self.slots += 1;
+        self.driver.attach(key, socket).expect("a socket can be attached");
+        key
+    }
+
+    pub(crate) fn pair(&mut self) -> (Key, Peer) {
+        let (near, far) = stream_pair(self.family, self.net.as_ref());
+        (self.attach(near), far)
+    }
+
+    pub(crate) fn submit(&mut self, key: Key, op: Op) {
+        if let Submitted::Done(outcome) = self.driver.submit(key, op) {
+            self.log.push(Completion { key, outcome });
+        }
+    }
+
+    pub(crate) fn turn(&mut self) {
+        let deadline = self.driver.now() + WAIT;
+        let mut completions = Completions::new();
+        self.driver.turn(Some(deadline), &mut completions).expect("the driver goes on");
+        self.log.extend(completions);
+    }
+
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..5 {
+            self.turn();
+        }
+    }
+
+    /// Turns until there are `count` completions of `key` that `wanted` wants, and a few turns more: there
+    /// must not be another. Takes them out of the log.
+    #[track_caller]
+    pub(crate) fn exactly(&mut self, count: usize, key: Key, wanted: fn(&Outcome) -> bool) -> Vec<Outcome> {
+        let give_up = Instant::now() + PATIENCE;
+        let matches = |done: &Completion| done.key == key && wanted(&done.outcome);
+        while self.log.iter().filter(|done| matches(done)).count() < count {
+            assert!(Instant::now() < give_up, "never completed; the log is {}", brief(&self.log));
+            self.turn();
+        }
+        self.settle();
+        let found: Vec<_> = self.log.extract_if(.., |done| matches(done)).map(|done| done.outcome).collect();
+        assert_eq!(found.len(), count, "{}", brief(&found));
+        found
+    }
+
+    /// Closes, and takes nothing out of the log.
+    #[track_caller]
+    pub(crate) fn close_logged(&mut self, key: Key) {
+        let give_up = Instant::now() + PATIENCE;
+        self.submit(key, Op::Close);
+        while !self.log.iter().any(|done| done.key == key && matches!(done.outcome, Outcome::Closed)) {
+            assert!(Instant::now() < give_up, "never closed; the log is {}", brief(&self.log));
+            self.turn();
+        }
+        self.settle();
+    }
+
+    #[track_caller]
+    pub(crate) fn close(&mut self, key: Key) {
+        self.close_logged(key);
+        self.exactly(1, key, |outcome| matches!(outcome, Outcome::Closed));
+    }
+}
