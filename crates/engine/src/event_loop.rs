@@ -24,6 +24,7 @@ use crate::driver::{
     Completions, Driver, DriverChoice, DriverConfig, DriverKind, DriverStats, Opened, Socket, Waker,
 };
 use crate::limits;
+use crate::log;
 use crate::mailbox::{Mailbox, Sender};
 use crate::op::{
     Completion, Direction, InDatagram, Interest, Op, OutDatagram, Outcome, Submitted, is_cancelled,
@@ -264,6 +265,7 @@ impl<M> EventLoop<M> {
     /// What [`Driver::open`] says.
     pub fn new(config: &Config) -> io::Result<Self> {
         let Opened { driver, reason } = Driver::open(&config.driver, &config.driver_config)?;
+        log::driver_chosen(config.loop_number, &reason);
         let now = driver.now();
         Ok(Self {
             mailbox: Mailbox::new(driver.waker(), config.mailbox_capacity),
@@ -746,6 +748,7 @@ impl<M> EventLoop<M> {
                 slot.count += 1;
                 let again = TimerTask::AcceptAgain(listener.key());
                 slot.timer = Some(self.timers.insert(self.now + pause, again));
+                log::accept_paused(listener, &error, pause);
                 Some(Event::AcceptFailed(listener, error, pause))
             }
         }

@@ -26,6 +26,11 @@ pub mod driver;
 mod event_loop;
 #[cfg(not(loom))]
 pub mod limits;
+#[cfg(all(feature = "tracing", not(loom)))]
+mod log;
+#[cfg(all(not(feature = "tracing"), not(loom)))]
+#[path = "log_off.rs"]
+mod log;
 pub mod mailbox;
 #[cfg(not(loom))]
 pub mod op;

@@ -1,6 +1,5 @@
 //! Sockets come and go: accepting, connecting, names, many at a time.
 
-use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -360,17 +359,7 @@ fn ten_thousand_idle_sockets_cost_no_turns(world: World) {
     for (number, (_, peer)) in streams.iter_mut().enumerate() {
         peer.write_all(&number.to_le_bytes()).expect("there is room");
     }
-    let (mut answered, mut missing): (Vec<_>, HashMap<_, _>) =
-        (vec![0; count], streams.iter().enumerate().map(|(number, (conn, _))| (*conn, number)).collect());
-    rig.until("an answer of each", |rig| {
-        missing.retain(|conn, number| {
-            let complete = rig.record(*conn).bytes.len() == 8;
-            answered[*number] += usize::from(complete);
-            !complete
-        });
-        missing.is_empty()
-    });
     for (number, (conn, _)) in streams.iter().enumerate() {
-        assert_eq!(rig.record(*conn).bytes, number.to_le_bytes());
+        rig.expect_bytes(*conn, &number.to_le_bytes());
     }
 }

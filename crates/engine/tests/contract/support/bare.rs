@@ -6,15 +6,15 @@ use kolk_engine::driver::{Completions, Driver, DriverConfig, SimNet, Socket};
 use kolk_engine::op::{Completion, Op, Outcome, Submitted};
 use kolk_engine::token::{Generation, Key};
 
-use super::peer::stream_pair;
-use super::{Family, PATIENCE, Peer, WAIT, World, brief};
+use super::peer::Pairs;
+use super::{PATIENCE, Peer, WAIT, World, brief};
 
 /// A driver without a loop above it, and everything that completed: for what a loop does not ask for.
 pub(crate) struct Bare {
     pub(crate) driver: Driver,
     pub(crate) log: Vec<Completion>,
     pub(crate) net: Option<SimNet>,
-    family: Family,
+    pairs: Pairs,
     slots: u32,
 }
 
@@ -23,7 +23,8 @@ impl Bare {
         let net = world.net();
         let opened = Driver::open(&world.choice(net.as_ref()), &DriverConfig::default());
         let driver = opened.expect("the kernel offers this driver").driver;
-        Self { driver, log: Vec::new(), net, family: world.family, slots: 0 }
+        let pairs = Pairs::new(world.family, net.as_ref());
+        Self { driver, log: Vec::new(), net, pairs, slots: 0 }
     }
 
     pub(crate) fn attach(&mut self, socket: Socket) -> Key {
@@ -34,7 +35,7 @@ impl Bare {
     }
 
     pub(crate) fn pair(&mut self) -> (Key, Peer) {
-        let (near, far) = stream_pair(self.family, self.net.as_ref());
+        let (near, far) = self.pairs.make();
         (self.attach(near), far)
     }
 

@@ -1,12 +1,13 @@
 //! The other end of a loop's sockets.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use kolk_engine::driver::{SimNet, SimPeer, SimPeerListener, Socket};
 use kolk_engine::socket::Address;
@@ -157,7 +158,7 @@ impl PeerListener {
 pub(crate) fn fresh_address(family: Family) -> Address {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     match family {
-        Family::Tcp => Address::Inet(([127, 0, 0, 1], 0).into()),
+        Family::Tcp => Address::Inet(loopback()),
         Family::Simulated => Address::Inet(([10, 0, 0, 1], 0).into()),
         Family::Unix => {
             let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -171,24 +172,58 @@ pub(super) fn unix_address(address: &Address) -> UnixAddr {
     UnixAddr::from_abstract_name(name).expect("a short name")
 }
 
-/// A connected stream: an end for a loop, in the blocking mode that std gives it, and the other end.
-#[track_caller]
-pub(crate) fn stream_pair(family: Family, net: Option<&SimNet>) -> (Socket, Peer) {
-    match family {
-        Family::Tcp => {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            let address = listener.local_addr().expect("a bound socket");
-            let far = TcpStream::connect(address).expect("somebody listens");
-            let (near, _) = listener.accept().expect("a connection waits");
-            (OwnedFd::from(near).into(), Peer::tcp(far))
-        }
-        Family::Unix => {
-            let (near, far) = UnixStream::pair().expect("two descriptors");
-            (OwnedFd::from(near).into(), Peer::unix(far))
-        }
-        Family::Simulated => {
-            let (near, far) = net.expect("a simulated world has a network").pair();
-            (near.into(), Peer::Sim(far))
+/// Makes connected streams. On TCP all of them by one listener, or thousands would use up the ports.
+pub(crate) struct Pairs {
+    family: Family,
+    net: Option<SimNet>,
+    listener: Option<TcpListener>,
+}
+
+impl Pairs {
+    pub(super) fn new(family: Family, net: Option<&SimNet>) -> Self {
+        Self { family, net: net.cloned(), listener: None }
+    }
+
+    /// An end for a loop, in the blocking mode that std gives it, and the other end.
+    #[track_caller]
+    pub(super) fn make(&mut self) -> (Socket, Peer) {
+        match self.family {
+            Family::Tcp => {
+                let listener = self
+                    .listener
+                    .get_or_insert_with(|| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+                let address = listener.local_addr().expect("a bound socket");
+                let far = TcpStream::connect(address).expect("somebody listens");
+                let (near, _) = listener.accept().expect("a connection waits");
+                (OwnedFd::from(near).into(), Peer::tcp(far))
+            }
+            Family::Unix => {
+                let (near, far) = UnixStream::pair().expect("two descriptors");
+                (OwnedFd::from(near).into(), Peer::unix(far))
+            }
+            Family::Simulated => {
+                let (near, far) = self.net.as_ref().expect("a simulated world has a network").pair();
+                (near.into(), Peer::Sim(far))
+            }
         }
     }
+}
+
+/// All pairs of a process come from one listener: one a pair would use up the ports of this machine, which
+/// rest for a minute after each connection.
+fn tcp_pair() -> (TcpStream, TcpStream) {
+    static LISTENER: LazyLock<Mutex<TcpListener>> =
+        LazyLock::new(|| Mutex::new(TcpListener::bind(loopback()).expect("a free port")));
+    let listener = LISTENER.lock().unwrap_or_else(PoisonError::into_inner);
+    let address = listener.local_addr().expect("a bound socket");
+    let far = TcpStream::connect(address).expect("somebody listens");
+    let (near, _) = listener.accept().expect("a connection waits");
+    (near, far)
+}
+
+/// A loopback address of this process's own, any port. Connections leave from 127.0.0.1, whose ports rest for a
+/// minute after each: a listener there could find all of them taken.
+fn loopback() -> SocketAddr {
+    let [.., high, low] = process::id().to_be_bytes();
+    ([127, 1, high, low], 0).into()
 }

@@ -17,7 +17,7 @@ use kolk_engine::timer::TimerId;
 use kolk_engine::token::ConnId;
 use kolk_engine::{Config, Event, EventLoop};
 
-use super::peer::{Peer, PeerListener, fresh_address, stream_pair, unix_address};
+use super::peer::{Pairs, Peer, PeerListener, fresh_address, unix_address};
 use super::{Family, PATIENCE, WAIT, World};
 
 /// A loop, the world around it, and a record of all that it reported.
@@ -30,6 +30,7 @@ pub(crate) struct Rig {
     pub(crate) fired: Vec<(TimerId, u64, Timestamp)>,
     /// Leases are kept instead of dropped once their bytes are recorded.
     pub(crate) hoards: bool,
+    pairs: Pairs,
     records: HashMap<ConnId, Record>,
 }
 
@@ -66,6 +67,7 @@ impl Rig {
         Self {
             event_loop,
             family: world.family,
+            pairs: Pairs::new(world.family, net.as_ref()),
             net,
             messages: Vec::new(),
             fired: Vec::new(),
@@ -79,7 +81,7 @@ impl Rig {
     /// A connected stream: the loop's name of its end, and the other end.
     #[track_caller]
     pub(crate) fn pair(&mut self) -> (ConnId, Peer) {
-        let (near, far) = stream_pair(self.family, self.net.as_ref());
+        let (near, far) = self.pairs.make();
         (self.event_loop.attach(near).expect("a socket can be attached"), far)
     }
 
