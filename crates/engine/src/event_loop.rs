@@ -676,8 +676,10 @@ impl<M> EventLoop<M> {
                 slot.receiving = false;
                 slot.input_ended |=
                     result.as_ref().map_or_else(|error| !is_cancelled(error), |&count| count == 0);
-                if slot.phase == Phase::Draining {
-                    self.continue_draining(key);
+                match slot.phase {
+                    Phase::Flushing => self.discard_input(key),
+                    Phase::Draining => self.continue_draining(key),
+                    Phase::Open | Phase::Settling | Phase::Closing => {}
                 }
                 Some(Event::ReceivedInto(conn, buffer, result))
             }
@@ -725,8 +727,10 @@ impl<M> EventLoop<M> {
             return Some(Event::Received(conn, result));
         }
         slot.count = slot.count.saturating_add(count as u32);
-        if slot.phase == Phase::Draining {
-            self.continue_draining(conn.key());
+        match slot.phase {
+            Phase::Flushing => self.discard_input(conn.key()),
+            Phase::Draining => self.continue_draining(conn.key()),
+            Phase::Open | Phase::Settling | Phase::Closing => {}
         }
         None
     }
@@ -775,7 +779,11 @@ impl<M> EventLoop<M> {
             slot.dirty = true;
             self.dirty.push(key);
         }
-        if std::mem::take(&mut slot.receive_wanted) && slot.phase == Phase::Open {
+        let receives = match slot.phase {
+            Phase::Open => std::mem::take(&mut slot.receive_wanted),
+            _ => slot.phase == Phase::Flushing,
+        };
+        if receives {
             slot.receiving = true;
             self.start(key, Op::Receive);
         }
@@ -886,14 +894,24 @@ impl<M> EventLoop<M> {
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.phase = Phase::Flushing;
         slot.timer = Some(timer);
-        slot.count = 0;
+        self.discard_input(key);
         self.after_output(key);
+    }
+
+    /// Reads on while the connection closes: a peer may write all it has before it reads.
+    fn discard_input(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if !slot.receiving && !slot.connecting && !slot.input_ended {
+            slot.receiving = true;
+            self.start(key, Op::Receive);
+        }
     }
 
     /// Everything is sent: say so to the peer, and read until it says the same.
     fn begin_drain(&mut self, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.phase = Phase::Draining;
+        slot.count = 0;
         if self.driver.shutdown_write(key).is_err() {
             slot.input_ended = true;
         }
@@ -908,9 +926,8 @@ impl<M> EventLoop<M> {
             slot.phase = Phase::Settling;
             self.driver.cancel(key, Direction::Receive);
             self.check_unsent(key);
-        } else if !slot.receiving {
-            slot.receiving = true;
-            self.start(key, Op::Receive);
+        } else {
+            self.discard_input(key);
         }
     }
 

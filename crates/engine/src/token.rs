@@ -146,12 +146,10 @@ pub enum TokenKind {
     Watch = 5,
     /// Datagrams, in either direction.
     Datagram = 6,
-    /// The end of a descriptor.
-    Close = 7,
     /// The answer to a request to give up another operation.
-    Cancel = 8,
+    Cancel = 7,
     /// Another thread rings; see [`Token::WAKE`].
-    Wake = 9,
+    Wake = 8,
 }
 
 impl TokenKind {
@@ -164,9 +162,8 @@ impl TokenKind {
             4 => Some(TokenKind::Connect),
             5 => Some(TokenKind::Watch),
             6 => Some(TokenKind::Datagram),
-            7 => Some(TokenKind::Close),
-            8 => Some(TokenKind::Cancel),
-            9 => Some(TokenKind::Wake),
+            7 => Some(TokenKind::Cancel),
+            8 => Some(TokenKind::Wake),
             _ => None,
         }
     }
@@ -328,8 +325,8 @@ mod tests {
 
     #[test]
     fn a_token_returns_what_was_put_in() {
-        for byte in 1..=9 {
-            let kind = TokenKind::from_u8(byte).expect("1 to 9 are kinds");
+        for byte in 1..=8 {
+            let kind = TokenKind::from_u8(byte).expect("1 to 8 are kinds");
             for key in [key(0, 1), key(17, 5), key(u32::MAX, Generation::MAX)] {
                 let token = Token::from_u64(Token::new(kind, key).to_u64()).expect("made by new");
                 assert_eq!((token.kind() as u8, token.key()), (byte, key));
@@ -340,7 +337,7 @@ mod tests {
     #[test]
     fn a_number_with_an_unknown_kind_is_no_token() {
         let key = Token::new(TokenKind::Receive, key(3, 3)).to_u64() & (u64::MAX >> 8);
-        for byte in (0..=255u8).filter(|byte| !(1..=9).contains(byte)) {
+        for byte in (0..=255u8).filter(|byte| !(1..=8).contains(byte)) {
             assert_eq!(Token::from_u64((u64::from(byte) << 56) | key), None);
         }
     }

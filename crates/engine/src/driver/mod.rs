@@ -1,7 +1,7 @@
 //! One kernel interface seen as completions.
 //!
 //! io_uring is the model and the others imitate it. What a driver must supply is the list of methods of
-//! [`Driver`]; their contract, which `tests/contract.rs` checks for every driver:
+//! [`Driver`]; their contract, which `tests/contract` checks for every driver:
 //!
 //! - [`submit`](Driver::submit) starts an operation. It ends at once ([`Submitted::Done`]) or later,
 //!   with exactly one final completion.

@@ -13,6 +13,7 @@ contract!(everywhere:
     a_closed_socket_gives_its_memory_back,
     a_flushing_close_delivers_everything,
     a_flushing_close_survives_a_peer_that_still_sends,
+    a_flushing_close_makes_room_for_a_peer_that_writes_before_it_reads,
     a_discarding_close_does_not_wait,
     a_discarding_close_overrides_a_flushing_one,
 );
@@ -96,6 +97,25 @@ fn a_flushing_close_survives_a_peer_that_still_sends(world: World) {
         drop(peer);
         rig.closed(conn);
     }
+}
+
+fn a_flushing_close_makes_room_for_a_peer_that_writes_before_it_reads(world: World) {
+    const SIZE: usize = 8 << 20;
+    let mut rig = Rig::new(world);
+    let (conn, mut peer) = rig.pair();
+    // No receive is in flight: the close itself must read on, or both sides wait for the other.
+    rig.event_loop.write(conn, pattern(SIZE).into()).expect("a fresh name");
+    rig.event_loop.close(conn, Close::Flush);
+    let mut sent = 0;
+    rig.until("all of the peer's bytes to leave", |_| {
+        sent += peer.write_available(&[b'p'; 64 << 10]);
+        sent >= SIZE
+    });
+    let (read, end) = rig.read_to_end(&mut peer);
+    end.expect("a FIN is no error");
+    assert!(read == pattern(SIZE));
+    drop(peer);
+    rig.closed(conn);
 }
 
 fn a_discarding_close_does_not_wait(world: World) {

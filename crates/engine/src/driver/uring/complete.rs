@@ -71,7 +71,6 @@ impl Uring {
             TokenKind::Connect => self.complete_connect(key, answer, completions),
             TokenKind::Watch => self.complete_watch(key, answer, completions),
             TokenKind::Datagram => self.complete_datagram(key, answer, completions),
-            TokenKind::Close => unreachable!("{key:?}: descriptors are closed by an ordinary call"),
             TokenKind::Wake | TokenKind::Cancel => unreachable!("handled above"),
         }
         if !answer.more {

@@ -7,7 +7,6 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
 
 use kolk_engine::driver::{SimNet, SimPeer, SimPeerListener, Socket};
 use kolk_engine::socket::Address;
@@ -172,7 +171,8 @@ pub(super) fn unix_address(address: &Address) -> UnixAddr {
     UnixAddr::from_abstract_name(name).expect("a short name")
 }
 
-/// Makes connected streams. On TCP all of them by one listener, or thousands would use up the ports.
+/// Makes connected streams. On TCP all of them by one listener: one a pair would use up the ports of this
+/// machine, which rest for a minute after each connection.
 pub(crate) struct Pairs {
     family: Family,
     net: Option<SimNet>,
@@ -189,9 +189,8 @@ impl Pairs {
     pub(super) fn make(&mut self) -> (Socket, Peer) {
         match self.family {
             Family::Tcp => {
-                let listener = self
-                    .listener
-                    .get_or_insert_with(|| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+                let listener =
+                    self.listener.get_or_insert_with(|| TcpListener::bind(loopback()).expect("a free port"));
                 let address = listener.local_addr().expect("a bound socket");
                 let far = TcpStream::connect(address).expect("somebody listens");
                 let (near, _) = listener.accept().expect("a connection waits");
@@ -207,18 +206,6 @@ impl Pairs {
             }
         }
     }
-}
-
-/// All pairs of a process come from one listener: one a pair would use up the ports of this machine, which
-/// rest for a minute after each connection.
-fn tcp_pair() -> (TcpStream, TcpStream) {
-    static LISTENER: LazyLock<Mutex<TcpListener>> =
-        LazyLock::new(|| Mutex::new(TcpListener::bind(loopback()).expect("a free port")));
-    let listener = LISTENER.lock().unwrap_or_else(PoisonError::into_inner);
-    let address = listener.local_addr().expect("a bound socket");
-    let far = TcpStream::connect(address).expect("somebody listens");
-    let (near, _) = listener.accept().expect("a connection waits");
-    (near, far)
 }
 
 /// A loopback address of this process's own, any port. Connections leave from 127.0.0.1, whose ports rest for a
