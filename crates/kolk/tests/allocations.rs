@@ -65,8 +65,9 @@ fn a_message_costs_no_allocation(driver: DriverKind) {
     const ROUNDS: usize = 200;
     let server = server(driver).listen("tcp://127.0.0.1:0").event_loops(1).start(echo).expect("a free port");
     let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| connect(&server, 0)).collect();
-    // Small messages are copied, larger ones sent from where they were received.
-    for size in [64, 1024, 16 * 1024] {
+    // Small messages are copied, larger ones sent from where they were received. None is so large that a send
+    // buffer takes it only in part: what a peer does not read moves to the heap, which is not steady state.
+    for size in [64, 1024, 4096] {
         let message = vec![7; size];
         let mut answer = vec![0; size];
         for _ in 0..ROUNDS / 4 {
