@@ -78,12 +78,11 @@ fn a_message_costs_no_allocation(driver: DriverKind) {
             round(&mut streams, &message, &mut answer);
         }
         let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
-        // Batches differ in size by chance, and a queue that meets its largest one grows once.
-        let messages = (CONNECTIONS * ROUNDS) as u64;
-        assert!(
-            allocations < messages / 200,
-            "{allocations} allocations for {messages} messages of {size} bytes"
-        );
+        // Batches differ in size by chance. The largest yet makes up to one out-queue a connection, each of
+        // three allocations, once; a message costs nothing, however many there are.
+        let messages = CONNECTIONS * ROUNDS;
+        let once = 3 * CONNECTIONS as u64;
+        assert!(allocations <= once, "{allocations} allocations for {messages} messages of {size} bytes");
     }
 }
 
