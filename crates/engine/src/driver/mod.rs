@@ -240,7 +240,7 @@ impl FromStr for DriverChoice {
     }
 }
 
-/// Sizes of a driver's memory. The defaults are those of [`limits`](crate::limits).
+/// Sizes of a driver's memory. The defaults are those of [`limits`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriverConfig {
     /// Entries of the submission queue (io_uring).

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kolk::server::{Action, Builder, CloseReason, Conn, Handler, Input, RunningServer, Server};
 use kolk::{DriverChoice, DriverKind};
@@ -157,5 +157,15 @@ pub(crate) fn next_close(told: &Receiver<Told>) -> String {
         if let Told::Close(reason) = next(told) {
             return reason;
         }
+    }
+}
+
+/// Waits until a condition holds, in vain for a bounded time only.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::yield_now();
     }
 }

@@ -11,6 +11,10 @@
 //! The front end owns the loop and drives it: [`EventLoop::turn`], then [`EventLoop::next_event`] until
 //! there is none. No callback, no lock, no allocation on the way of a message.
 
+mod closing;
+mod completions;
+mod slot;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -26,13 +30,13 @@ use crate::driver::{
 use crate::limits;
 use crate::log;
 use crate::mailbox::{Mailbox, Sender};
-use crate::op::{
-    Completion, Direction, InDatagram, Interest, Op, OutDatagram, Outcome, Submitted, is_cancelled,
-};
+use crate::op::{Completion, Direction, InDatagram, Interest, Op, OutDatagram, Outcome, Submitted};
 use crate::slab::{SlotNumbers, Table};
-use crate::socket::{self, Address};
+use crate::socket::Address;
 use crate::timer::{TimerId, TimerWheel};
 use crate::token::{ConnId, Key};
+
+use slot::{Phase, Role, Slot, TimerTask};
 
 /// How to make an [`EventLoop`].
 #[derive(Clone, Debug)]
@@ -100,74 +104,6 @@ pub enum Close {
     Discard,
     /// Discard what is queued and reset the connection.
     Reset,
-}
-
-/// What the loop keeps for one socket.
-#[derive(Debug, Default)]
-struct Slot {
-    phase: Phase,
-    /// A receive, of whatever kind, is in flight.
-    receiving: bool,
-    /// A send, of whatever kind, is in flight.
-    sending: bool,
-    /// The slot is in the list of those to flush.
-    dirty: bool,
-    /// The peer's end of stream, or a failure of the receiving direction, has been seen.
-    input_ended: bool,
-    /// A connect is in flight: writes and the receive wait for it.
-    connecting: bool,
-    /// A receive was asked for while the connect was in flight.
-    receive_wanted: bool,
-    /// `shutdown_write` was asked for: nothing more may be written.
-    output_ended: bool,
-    /// Bytes written since the last flush; `None` while there is nothing.
-    out: Option<Box<OutQueue>>,
-    /// What the socket is used for.
-    role: Role,
-    /// While closing or backing off: the timer that ends it.
-    timer: Option<TimerId>,
-    /// While draining: bytes discarded. While accepting: consecutive failures.
-    count: u32,
-}
-
-/// The life of a slot. `Closing` is the only way out.
-///
-/// ```text
-///  Open ──close(Flush)──► Flushing ──out-queue empty──► Draining ──end of stream──► Closing ──► gone
-///    │                       │                             └─too much─► Settling ───────┤
-///    └───────────────────────┴──── close(Discard/Reset), failure, time-out ─────────────┘
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
-    #[default]
-    Open,
-    /// Sending what is queued; what arrives is discarded.
-    Flushing,
-    /// Our direction has ended; what arrives is discarded.
-    Draining,
-    /// Enough was discarded: nothing more is read until the peer's kernel has all that was sent.
-    Settling,
-    /// The driver ends what is in flight and closes the descriptor.
-    Closing,
-}
-
-/// What a socket is used for; only a stream has anything to flush or to drain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Role {
-    #[default]
-    Stream,
-    Listener,
-    Datagram,
-    Watched,
-}
-
-/// What a timer of the wheel is for.
-#[derive(Clone, Copy, Debug)]
-enum TimerTask {
-    Program(u64),
-    AcceptAgain(Key),
-    CloseTimeout(Key),
-    CheckUnsent(Key),
 }
 
 /// One thread's event loop. The thread that calls [`turn`](Self::turn) first is the loop's thread; all
@@ -515,7 +451,7 @@ impl<M> EventLoop<M> {
     }
 
     /// Ends the receive in flight; its last event carries the error for which
-    /// [`is_cancelled`] is true.
+    /// [`is_cancelled`](crate::op::is_cancelled) is true.
     ///
     /// # Errors
     ///
@@ -647,205 +583,6 @@ impl<M> EventLoop<M> {
         None
     }
 
-    // ---- completions ----------------------------------------------------------------------------
-
-    /// Takes note of a completion; what concerns the front end becomes an event.
-    #[inline(always)]
-    fn absorb(&mut self, key: Key, outcome: Outcome) -> Option<Event<M>> {
-        let conn = ConnId::new(self.loop_number, key);
-        match outcome {
-            Outcome::Received(result) => self.on_received(conn, result),
-            Outcome::Sent(queue, result) => {
-                self.on_sent(key, queue, result);
-                None
-            }
-            outcome => self.absorb_rare(conn, outcome),
-        }
-    }
-
-    /// The outcomes that no message waits for.
-    #[inline(never)]
-    fn absorb_rare(&mut self, conn: ConnId, outcome: Outcome) -> Option<Event<M>> {
-        let key = conn.key();
-        match outcome {
-            Outcome::Received(_) | Outcome::Sent(..) => unreachable!("absorbed by the caller"),
-            Outcome::Accepted(result) => self.on_accepted(conn, result),
-            Outcome::Connected(result) => self.on_connected(conn, result),
-            Outcome::ReceivedInto(buffer, result) => {
-                let slot = self.slots.get_mut(key)?;
-                slot.receiving = false;
-                slot.input_ended |=
-                    result.as_ref().map_or_else(|error| !is_cancelled(error), |&count| count == 0);
-                match slot.phase {
-                    Phase::Flushing => self.discard_input(key),
-                    Phase::Draining => self.continue_draining(key),
-                    Phase::Open | Phase::Settling | Phase::Closing => {}
-                }
-                Some(Event::ReceivedInto(conn, buffer, result))
-            }
-            Outcome::Datagram(mut result) => {
-                let slot = self.slots.get_mut(key)?;
-                slot.receiving &= result.is_ok();
-                if slot.phase != Phase::Open {
-                    return None;
-                }
-                if let Ok(datagram) = &mut result {
-                    self.driver.settle(&mut datagram.bytes);
-                }
-                Some(Event::Datagram(conn, result))
-            }
-            Outcome::SentTo(datagram, result) => {
-                self.slots.get_mut(key)?.sending = false;
-                Some(Event::SentTo(conn, datagram, result))
-            }
-            Outcome::Ready(result) => {
-                let open = self.slots.get(key)?.phase == Phase::Open;
-                open.then_some(Event::Ready(conn, result))
-            }
-            Outcome::Closed => {
-                self.forget(key);
-                Some(Event::Closed(conn))
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn on_received(&mut self, conn: ConnId, mut result: io::Result<Lease>) -> Option<Event<M>> {
-        let slot = self.slots.get_mut(conn.key())?;
-        let count = match &result {
-            Ok(lease) => lease.len(),
-            Err(_) => 0,
-        };
-        if count == 0 {
-            slot.receiving = false;
-            slot.input_ended = !result.as_ref().is_err_and(is_cancelled);
-        }
-        if slot.phase == Phase::Open {
-            if let Ok(lease) = &mut result {
-                self.driver.settle(lease);
-            }
-            return Some(Event::Received(conn, result));
-        }
-        slot.count = slot.count.saturating_add(count as u32);
-        match slot.phase {
-            Phase::Flushing => self.discard_input(conn.key()),
-            Phase::Draining => self.continue_draining(conn.key()),
-            Phase::Open | Phase::Settling | Phase::Closing => {}
-        }
-        None
-    }
-
-    fn on_accepted(&mut self, listener: ConnId, result: io::Result<Socket>) -> Option<Event<M>> {
-        let slot = self.slots.get_mut(listener.key())?;
-        match result {
-            Ok(socket) => {
-                slot.count = 0;
-                (slot.phase == Phase::Open).then_some(Event::Accepted(listener, socket))
-            }
-            Err(_) if slot.phase != Phase::Open => None,
-            Err(error) if socket::is_lost_in_accept(&error) => {
-                self.start(listener.key(), Op::Accept);
-                None
-            }
-            Err(error) => {
-                let pause = accept_pause(slot.count);
-                slot.count += 1;
-                let again = TimerTask::AcceptAgain(listener.key());
-                slot.timer = Some(self.timers.insert(self.now + pause, again));
-                log::accept_paused(listener, &error, pause);
-                Some(Event::AcceptFailed(listener, error, pause))
-            }
-        }
-    }
-
-    fn on_connected(&mut self, conn: ConnId, result: io::Result<()>) -> Option<Event<M>> {
-        let key = conn.key();
-        let slot = self.slots.get_mut(key)?;
-        slot.connecting = false;
-        if slot.phase == Phase::Closing {
-            return None;
-        }
-        if let Err(error) = result {
-            slot.input_ended = true;
-            slot.output_ended = true;
-            slot.out = None;
-            if slot.phase != Phase::Open {
-                self.finish_close(key);
-                return None;
-            }
-            return Some(Event::Connected(conn, Err(error)));
-        }
-        if slot.out.is_some() && !slot.dirty {
-            slot.dirty = true;
-            self.dirty.push(key);
-        }
-        let receives = match slot.phase {
-            Phase::Open => std::mem::take(&mut slot.receive_wanted),
-            _ => slot.phase == Phase::Flushing,
-        };
-        if receives {
-            slot.receiving = true;
-            self.start(key, Op::Receive);
-        }
-        self.after_output(key);
-        Some(Event::Connected(conn, Ok(())))
-    }
-
-    /// The queue of a send comes back.
-    #[inline]
-    fn on_sent(&mut self, key: Key, mut queue: Box<OutQueue>, result: io::Result<()>) {
-        if !queue.is_empty() {
-            queue.clear();
-        }
-        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
-            self.spare_queues.push(queue);
-        }
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.sending = false;
-        match result {
-            Ok(()) if slot.phase == Phase::Open && !slot.output_ended && slot.out.is_none() => {}
-            Ok(()) if slot.out.is_some() => {
-                if !slot.dirty {
-                    slot.dirty = true;
-                    self.dirty.push(key);
-                }
-            }
-            Ok(()) => self.after_output(key),
-            Err(error) => self.on_send_failed(key, error),
-        }
-    }
-
-    fn on_send_failed(&mut self, key: Key, error: io::Error) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.out = None;
-        slot.output_ended = true;
-        match slot.phase {
-            Phase::Open => {
-                let conn = ConnId::new(self.loop_number, key);
-                self.events.push_back(Event::SendFailed(conn, error));
-            }
-            Phase::Flushing | Phase::Draining | Phase::Settling => self.finish_close(key),
-            Phase::Closing => {}
-        }
-    }
-
-    /// Does what waited for the out-queue to run empty, if it is.
-    #[inline]
-    fn after_output(&mut self, key: Key) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        if slot.has_output() {
-            return;
-        }
-        match slot.phase {
-            Phase::Flushing => self.begin_drain(key),
-            Phase::Open if slot.output_ended => {
-                // What shutdown(2) can report here, the receive reports too.
-                let _ = self.driver.shutdown_write(key);
-            }
-            _ => {}
-        }
-    }
-
     // ---- sending --------------------------------------------------------------------------------
 
     /// The queue that the next send of this connection takes, made dirty.
@@ -884,85 +621,6 @@ impl<M> EventLoop<M> {
         // Nothing above writes, but a send that ended at once may have made its slot dirty again.
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
-    }
-
-    // ---- closing --------------------------------------------------------------------------------
-
-    fn begin_flush(&mut self, key: Key) {
-        let deadline = self.now + limits::CLOSE_TIMEOUT;
-        let timer = self.timers.insert(deadline, TimerTask::CloseTimeout(key));
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.phase = Phase::Flushing;
-        slot.timer = Some(timer);
-        self.discard_input(key);
-        self.after_output(key);
-    }
-
-    /// Reads on while the connection closes: a peer may write all it has before it reads.
-    fn discard_input(&mut self, key: Key) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        if !slot.receiving && !slot.connecting && !slot.input_ended {
-            slot.receiving = true;
-            self.start(key, Op::Receive);
-        }
-    }
-
-    /// Everything is sent: say so to the peer, and read until it says the same.
-    fn begin_drain(&mut self, key: Key) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.phase = Phase::Draining;
-        slot.count = 0;
-        if self.driver.shutdown_write(key).is_err() {
-            slot.input_ended = true;
-        }
-        self.continue_draining(key);
-    }
-
-    fn continue_draining(&mut self, key: Key) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        if slot.input_ended {
-            self.finish_close(key);
-        } else if slot.count as usize > limits::DRAIN_BYTES {
-            slot.phase = Phase::Settling;
-            self.driver.cancel(key, Direction::Receive);
-            self.check_unsent(key);
-        } else {
-            self.discard_input(key);
-        }
-    }
-
-    /// Closes once a reset can destroy nothing any more. A key that is stale by now has no effect.
-    fn check_unsent(&mut self, key: Key) {
-        if self.slots.get(key).is_none_or(|slot| slot.phase != Phase::Settling) {
-            return;
-        }
-        match self.driver.socket(key).map(Socket::unsent) {
-            Some(Ok(1..)) => {
-                let again = self.now + limits::UNSENT_CHECK;
-                self.timers.insert(again, TimerTask::CheckUnsent(key));
-            }
-            _ => self.finish_close(key),
-        }
-    }
-
-    /// Hands the slot to the driver for good.
-    fn finish_close(&mut self, key: Key) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        if slot.phase == Phase::Closing {
-            return;
-        }
-        slot.phase = Phase::Closing;
-        slot.out = None;
-        if let Some(timer) = slot.timer.take() {
-            self.timers.cancel(timer);
-        }
-        self.start(key, Op::Close);
-    }
-
-    /// The slot is gone; its number may be used again under the next generation.
-    fn forget(&mut self, key: Key) {
-        self.slots.remove(key);
-        self.numbers.release(key);
     }
 
     // ---- helpers --------------------------------------------------------------------------------
@@ -1013,29 +671,9 @@ impl<M> EventLoop<M> {
     }
 }
 
-impl Slot {
-    /// Whether anything written is not sent yet.
-    #[inline]
-    fn has_output(&self) -> bool {
-        self.sending || self.out.is_some()
-    }
-
-    /// Whether a flushing close differs from a plain one.
-    fn needs_flush(&self) -> bool {
-        let ended = self.input_ended && !self.has_output();
-        self.role == Role::Stream && !ended && (!self.connecting || self.out.is_some())
-    }
-}
-
 fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
-}
-
-/// Pause after the given number of consecutive accept failures.
-fn accept_pause(failures: u32) -> Duration {
-    let doubled = limits::ACCEPT_BACKOFF_MIN.saturating_mul(1 << failures.min(16));
-    doubled.min(limits::ACCEPT_BACKOFF_MAX)
 }

@@ -1,0 +1,219 @@
+//! What the loop makes of each completion of its driver.
+
+use std::io;
+use std::time::Duration;
+
+use super::slot::{Phase, TimerTask};
+use super::{Event, EventLoop};
+use crate::buffer::{Lease, OutQueue};
+use crate::driver::Socket;
+use crate::limits;
+use crate::log;
+use crate::op::{Op, Outcome, is_cancelled};
+use crate::socket;
+use crate::token::{ConnId, Key};
+
+impl<M> EventLoop<M> {
+    /// Takes note of a completion; what concerns the front end becomes an event.
+    #[inline(always)]
+    pub(super) fn absorb(&mut self, key: Key, outcome: Outcome) -> Option<Event<M>> {
+        let conn = ConnId::new(self.loop_number, key);
+        match outcome {
+            Outcome::Received(result) => self.on_received(conn, result),
+            Outcome::Sent(queue, result) => {
+                self.on_sent(key, queue, result);
+                None
+            }
+            outcome => self.absorb_rare(conn, outcome),
+        }
+    }
+
+    /// The outcomes that no message waits for.
+    #[inline(never)]
+    pub(super) fn absorb_rare(&mut self, conn: ConnId, outcome: Outcome) -> Option<Event<M>> {
+        let key = conn.key();
+        match outcome {
+            Outcome::Received(_) | Outcome::Sent(..) => unreachable!("absorbed by the caller"),
+            Outcome::Accepted(result) => self.on_accepted(conn, result),
+            Outcome::Connected(result) => self.on_connected(conn, result),
+            Outcome::ReceivedInto(buffer, result) => {
+                let slot = self.slots.get_mut(key)?;
+                slot.receiving = false;
+                slot.input_ended |=
+                    result.as_ref().map_or_else(|error| !is_cancelled(error), |&count| count == 0);
+                match slot.phase {
+                    Phase::Flushing => self.discard_input(key),
+                    Phase::Draining => self.continue_draining(key),
+                    Phase::Open | Phase::Settling | Phase::Closing => {}
+                }
+                Some(Event::ReceivedInto(conn, buffer, result))
+            }
+            Outcome::Datagram(mut result) => {
+                let slot = self.slots.get_mut(key)?;
+                slot.receiving &= result.is_ok();
+                if slot.phase != Phase::Open {
+                    return None;
+                }
+                if let Ok(datagram) = &mut result {
+                    self.driver.settle(&mut datagram.bytes);
+                }
+                Some(Event::Datagram(conn, result))
+            }
+            Outcome::SentTo(datagram, result) => {
+                self.slots.get_mut(key)?.sending = false;
+                Some(Event::SentTo(conn, datagram, result))
+            }
+            Outcome::Ready(result) => {
+                let open = self.slots.get(key)?.phase == Phase::Open;
+                open.then_some(Event::Ready(conn, result))
+            }
+            Outcome::Closed => {
+                self.forget(key);
+                Some(Event::Closed(conn))
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn on_received(&mut self, conn: ConnId, mut result: io::Result<Lease>) -> Option<Event<M>> {
+        let slot = self.slots.get_mut(conn.key())?;
+        let count = match &result {
+            Ok(lease) => lease.len(),
+            Err(_) => 0,
+        };
+        if count == 0 {
+            slot.receiving = false;
+            slot.input_ended = !result.as_ref().is_err_and(is_cancelled);
+        }
+        if slot.phase == Phase::Open {
+            if let Ok(lease) = &mut result {
+                self.driver.settle(lease);
+            }
+            return Some(Event::Received(conn, result));
+        }
+        slot.count = slot.count.saturating_add(count as u32);
+        match slot.phase {
+            Phase::Flushing => self.discard_input(conn.key()),
+            Phase::Draining => self.continue_draining(conn.key()),
+            Phase::Open | Phase::Settling | Phase::Closing => {}
+        }
+        None
+    }
+
+    pub(super) fn on_accepted(&mut self, listener: ConnId, result: io::Result<Socket>) -> Option<Event<M>> {
+        let slot = self.slots.get_mut(listener.key())?;
+        match result {
+            Ok(socket) => {
+                slot.count = 0;
+                (slot.phase == Phase::Open).then_some(Event::Accepted(listener, socket))
+            }
+            Err(_) if slot.phase != Phase::Open => None,
+            Err(error) if socket::is_lost_in_accept(&error) => {
+                self.start(listener.key(), Op::Accept);
+                None
+            }
+            Err(error) => {
+                let pause = accept_pause(slot.count);
+                slot.count += 1;
+                let again = TimerTask::AcceptAgain(listener.key());
+                slot.timer = Some(self.timers.insert(self.now + pause, again));
+                log::accept_paused(listener, &error, pause);
+                Some(Event::AcceptFailed(listener, error, pause))
+            }
+        }
+    }
+
+    pub(super) fn on_connected(&mut self, conn: ConnId, result: io::Result<()>) -> Option<Event<M>> {
+        let key = conn.key();
+        let slot = self.slots.get_mut(key)?;
+        slot.connecting = false;
+        if slot.phase == Phase::Closing {
+            return None;
+        }
+        if let Err(error) = result {
+            slot.input_ended = true;
+            slot.output_ended = true;
+            slot.out = None;
+            if slot.phase != Phase::Open {
+                self.finish_close(key);
+                return None;
+            }
+            return Some(Event::Connected(conn, Err(error)));
+        }
+        if slot.out.is_some() && !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(key);
+        }
+        let receives = match slot.phase {
+            Phase::Open => std::mem::take(&mut slot.receive_wanted),
+            _ => slot.phase == Phase::Flushing,
+        };
+        if receives {
+            slot.receiving = true;
+            self.start(key, Op::Receive);
+        }
+        self.after_output(key);
+        Some(Event::Connected(conn, Ok(())))
+    }
+
+    /// The queue of a send comes back.
+    #[inline]
+    pub(super) fn on_sent(&mut self, key: Key, mut queue: Box<OutQueue>, result: io::Result<()>) {
+        if !queue.is_empty() {
+            queue.clear();
+        }
+        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
+            self.spare_queues.push(queue);
+        }
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.sending = false;
+        match result {
+            Ok(()) if slot.phase == Phase::Open && !slot.output_ended && slot.out.is_none() => {}
+            Ok(()) if slot.out.is_some() => {
+                if !slot.dirty {
+                    slot.dirty = true;
+                    self.dirty.push(key);
+                }
+            }
+            Ok(()) => self.after_output(key),
+            Err(error) => self.on_send_failed(key, error),
+        }
+    }
+
+    pub(super) fn on_send_failed(&mut self, key: Key, error: io::Error) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.out = None;
+        slot.output_ended = true;
+        match slot.phase {
+            Phase::Open => {
+                let conn = ConnId::new(self.loop_number, key);
+                self.events.push_back(Event::SendFailed(conn, error));
+            }
+            Phase::Flushing | Phase::Draining | Phase::Settling => self.finish_close(key),
+            Phase::Closing => {}
+        }
+    }
+
+    /// Does what waited for the out-queue to run empty, if it is.
+    #[inline]
+    pub(super) fn after_output(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if slot.has_output() {
+            return;
+        }
+        match slot.phase {
+            Phase::Flushing => self.begin_drain(key),
+            Phase::Open if slot.output_ended => {
+                // What shutdown(2) can report here, the receive reports too.
+                let _ = self.driver.shutdown_write(key);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Pause after the given number of consecutive accept failures.
+fn accept_pause(failures: u32) -> Duration {
+    let doubled = limits::ACCEPT_BACKOFF_MIN.saturating_mul(1 << failures.min(16));
+    doubled.min(limits::ACCEPT_BACKOFF_MAX)
+}

@@ -1,0 +1,87 @@
+//! What the loop keeps for one socket, and the life of a socket.
+
+use crate::buffer::OutQueue;
+use crate::timer::TimerId;
+use crate::token::Key;
+
+/// What the loop keeps for one socket.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) phase: Phase,
+    /// A receive, of whatever kind, is in flight.
+    pub(super) receiving: bool,
+    /// A send, of whatever kind, is in flight.
+    pub(super) sending: bool,
+    /// The slot is in the list of those to flush.
+    pub(super) dirty: bool,
+    /// The peer's end of stream, or a failure of the receiving direction, has been seen.
+    pub(super) input_ended: bool,
+    /// A connect is in flight: writes and the receive wait for it.
+    pub(super) connecting: bool,
+    /// A receive was asked for while the connect was in flight.
+    pub(super) receive_wanted: bool,
+    /// `shutdown_write` was asked for: nothing more may be written.
+    pub(super) output_ended: bool,
+    /// Bytes written since the last flush; `None` while there is nothing.
+    pub(super) out: Option<Box<OutQueue>>,
+    /// What the socket is used for.
+    pub(super) role: Role,
+    /// While closing or backing off: the timer that ends it.
+    pub(super) timer: Option<TimerId>,
+    /// While draining: bytes discarded. While accepting: consecutive failures.
+    pub(super) count: u32,
+}
+
+/// The life of a slot. `Closing` is the only way out.
+///
+/// ```text
+///  Open ──close(Flush)──► Flushing ──out-queue empty──► Draining ──end of stream──► Closing ──► gone
+///    │                       │                             └─too much─► Settling ───────┤
+///    └───────────────────────┴──── close(Discard/Reset), failure, time-out ─────────────┘
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    #[default]
+    Open,
+    /// Sending what is queued; what arrives is discarded.
+    Flushing,
+    /// Our direction has ended; what arrives is discarded.
+    Draining,
+    /// Enough was discarded: nothing more is read until the peer's kernel has all that was sent.
+    Settling,
+    /// The driver ends what is in flight and closes the descriptor.
+    Closing,
+}
+
+/// What a socket is used for; only a stream has anything to flush or to drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Role {
+    #[default]
+    Stream,
+    Listener,
+    Datagram,
+    Watched,
+}
+
+/// What a timer of the wheel is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TimerTask {
+    Program(u64),
+    AcceptAgain(Key),
+    CloseTimeout(Key),
+    CheckUnsent(Key),
+}
+
+impl Slot {
+    /// Whether anything written is not sent yet.
+    #[inline]
+    pub(super) fn has_output(&self) -> bool {
+        self.sending || self.out.is_some()
+    }
+
+    /// Whether a flushing close differs from a plain one.
+    pub(super) fn needs_flush(&self) -> bool {
+        let ended = self.input_ended && !self.has_output();
+        self.role == Role::Stream && !ended && (!self.connecting || self.out.is_some())
+    }
+}
