@@ -1,7 +1,6 @@
 //! The calls that only Linux has, for the two drivers that stand on it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -26,19 +25,6 @@ pub(super) fn now() -> Timestamp {
     // SAFETY: the call succeeded, so it filled `time`.
     let time = unsafe { time.assume_init() };
     Timestamp::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
-}
-
-/// Major and minor version of the running kernel, uname(2); zeros if it does not say.
-pub(super) fn kernel_version() -> (u32, u32) {
-    let mut name = MaybeUninit::<libc::utsname>::zeroed();
-    // SAFETY: `name` is writable.
-    if unsafe { syscall!(uname(name.as_mut_ptr())) }.is_err() {
-        return (0, 0);
-    }
-    // SAFETY: the call succeeded, so it filled `name`, whose fields end in a zero byte.
-    let release = unsafe { CStr::from_ptr((*name.as_ptr()).release.as_ptr()) };
-    let mut numbers = release.to_str().unwrap_or("").split(['.', '-']).map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Receives without blocking, recv(2).

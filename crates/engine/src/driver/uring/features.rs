@@ -5,7 +5,6 @@ use std::io;
 use io_uring::{IoUring, Probe, opcode};
 
 use super::buffer_ring::BufferRing;
-use super::ring::has_bundles;
 use crate::driver::DriverConfig;
 use crate::driver::probe::Feature;
 
@@ -75,7 +74,7 @@ fn setup_features() -> [Feature; 5] {
     ]
 }
 
-fn ring_features(ring: &IoUring) -> [Feature; 5] {
+fn ring_features(ring: &IoUring) -> [Feature; 4] {
     let buffers = BufferRing::new(ring, &DriverConfig { ring_buffers: 1, ..DriverConfig::default() });
     let has = |available: bool| if available { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) };
     let parameters = ring.params();
@@ -87,12 +86,6 @@ fn ring_features(ring: &IoUring) -> [Feature; 5] {
             has(parameters.is_feature_nodrop()),
             true,
             "completions are kept when their queue overflows; Linux 5.5",
-        ),
-        feature(
-            "RECVSEND_BUNDLE",
-            has(has_bundles(ring)),
-            false,
-            "one receive fills many buffers, for large streams; Linux 6.17 (older ones miscount)",
         ),
         feature(
             "NO_IOWAIT",

@@ -275,11 +275,7 @@ impl Uring {
             return self.receive_once(key);
         }
         let fd = types::Fd(row.raw_fd());
-        let entry = if self.ring.has_bundles() {
-            opcode::RecvMultiBundle::new(fd, BUFFER_GROUP).build()
-        } else {
-            opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
-        };
+        let entry = opcode::RecvMulti::new(fd, BUFFER_GROUP).build();
         // SAFETY: the entry names no memory but the buffer ring's, which outlives the kernel's ring.
         unsafe { self.push(key, TokenKind::Receive, entry) };
     }

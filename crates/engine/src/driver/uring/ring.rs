@@ -23,7 +23,6 @@ pub(super) struct Ring {
     owner: Option<Owner>,
     /// Added to each enter that waits.
     wait_flags: EnterFlags,
-    bundles: bool,
     batch: Box<[MaybeUninit<cqueue::Entry>]>,
     pub(super) stats: DriverStats,
 }
@@ -53,9 +52,6 @@ struct ResourceUpdate {
     data: u64,
 }
 
-/// Bundles came with Linux 6.10, but until 6.16 the kernel miscounted the buffers of some of them.
-const BUNDLES_SINCE: (u32, u32) = (6, 17);
-
 const REGISTER_RING_FDS: u32 = 20;
 const UNREGISTER_RING_FDS: u32 = 21;
 
@@ -71,7 +67,6 @@ impl Ring {
             backlog: VecDeque::new(),
             owner: None,
             wait_flags,
-            bundles: has_bundles(&ring),
             ring,
             batch: Box::new_uninit_slice(COMPLETIONS_PER_TURN),
             stats: DriverStats::default(),
@@ -80,12 +75,6 @@ impl Ring {
 
     pub(super) fn inner(&self) -> &IoUring {
         &self.ring
-    }
-
-    /// Whether one receive may fill several buffers of the ring.
-    #[inline]
-    pub(super) fn has_bundles(&self) -> bool {
-        self.bundles
     }
 
     /// Puts an entry into the submission queue. A full queue is submitted early; what still does not
@@ -270,11 +259,6 @@ fn create(config: &DriverConfig) -> io::Result<IoUring> {
         }
     }
     Err(refusal.expect("the loop runs at least once"))
-}
-
-/// Whether one receive may fill several buffers, and the kernel counts them right.
-pub(super) fn has_bundles(ring: &IoUring) -> bool {
-    ring.params().is_feature_recvsend_bundle() && linux::kernel_version() >= BUNDLES_SINCE
 }
 
 /// Whether an enter ended for a reason that the next one does not share: the timeout, a signal, or
