@@ -119,7 +119,7 @@ fn an_open_loop_keeps_its_rate() {
 #[test]
 fn an_open_loop_sees_the_stall_that_a_closed_one_hides() {
     let stall = Duration::from_millis(200);
-    // Answers at once but for the fiftieth piece, and in order, so all that is due meanwhile waits too.
+    // Answers at once but for one piece in the middle, and in order, so all that is due meanwhile waits too.
     let address = plain_server(move |stream, _| {
         let mut pieces = 0;
         echo(stream, |_| {
