@@ -23,12 +23,14 @@ pub enum Op {
     /// Receive into the loop's buffers until end of stream, failure or cancel. Many
     /// [`Outcome::Received`].
     Receive,
+    /// Receive once into the loop's buffers. One [`Outcome::Received`].
+    ReceiveOnce,
     /// Receive once into the spare capacity of this buffer, which must not be empty. One
     /// [`Outcome::ReceivedInto`].
     ReceiveInto(BytesMut),
-    /// Receive datagrams into the loop's buffers until cancelled or failed. Many
-    /// [`Outcome::Datagram`].
-    ReceiveFrom,
+    /// Receive this many datagrams into the loop's buffers, or fewer if cancelled or failed; `u32::MAX`
+    /// is no limit. An [`Outcome::Datagram`] for each.
+    ReceiveFrom(u32),
     /// Send everything in the queue, which must not be empty. One [`Outcome::Sent`].
     Send(Box<OutQueue>),
     /// Send one datagram. One [`Outcome::SentTo`].
@@ -68,12 +70,13 @@ pub enum Outcome {
     Accepted(io::Result<Socket>),
     /// The connect ended. Final.
     Connected(io::Result<()>),
-    /// Bytes arrived. An empty lease is the end of the stream; it and an error are final.
+    /// Bytes arrived. An empty lease is the end of the stream; it and an error are final, and so is what
+    /// [`Op::ReceiveOnce`] brings.
     Received(io::Result<Lease>),
     /// The buffer comes back, with the number of bytes that were appended to it; 0 is the end of the
     /// stream. Final.
     ReceivedInto(BytesMut, io::Result<usize>),
-    /// A datagram arrived; an error is final.
+    /// A datagram arrived; an error and the last that was asked for are final.
     Datagram(io::Result<InDatagram>),
     /// The queue comes back: empty when all was sent, otherwise with what was not. Final.
     Sent(Box<OutQueue>, io::Result<()>),
@@ -141,4 +144,9 @@ pub fn cancelled() -> io::Error {
 /// Whether an operation ended because it was cancelled.
 pub fn is_cancelled(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ECANCELED)
+}
+
+/// What is left of a number of receives after one of them; `u32::MAX` stands for no limit.
+pub(crate) fn less_one(left: u32) -> u32 {
+    if left == u32::MAX { left } else { left.saturating_sub(1) }
 }

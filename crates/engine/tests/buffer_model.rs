@@ -4,14 +4,13 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::IoSlice;
 use std::mem;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 use bytes::{Buf, Bytes};
-use kolk_engine::buffer::{Arena, Block, Chunk, FileRange, Lease, LinkedBuffer, OutQueue, Pool, Run};
+use kolk_engine::buffer::{Arena, Block, Chunk, FileRange, Lease, LinkedBuffer, OutQueue, Parts, Pool};
 use kolk_engine::limits::COPY_SIZE;
 use proptest::prelude::*;
 
@@ -33,21 +32,18 @@ fn place(any: usize, len: usize) -> Option<usize> {
 // ---- Pool and Lease ---------------------------------------------------------------------------------
 
 const BLOCK_SIZE: usize = 96;
-/// More than the 64 of one word of the pool's bitmap.
 const BLOCKS: usize = 70;
 
 #[derive(Clone, Debug)]
 enum PoolStep {
     /// Acquires this many blocks and fills them.
     Acquire(usize),
-    /// The loop gives up its hold.
+    /// Acquires one to lend it in parts.
+    AcquireParts,
+    /// The loop gives a block back.
     Release(usize),
-    /// The loop's hold becomes a lease of so many bytes.
-    Lend(usize, usize),
-    /// The loop's holds on up to so many neighbours become one lease.
-    LendRun(usize, usize, usize),
-    /// A lease of a part, beside the loop's hold.
-    LendPart(usize, usize, usize),
+    /// A block becomes a lease of so many bytes, or a part of it does.
+    Lend(usize, usize, usize),
     Split(usize, usize),
     Truncate(usize, usize),
     Advance(usize, usize),
@@ -64,10 +60,9 @@ fn pool_step() -> impl Strategy<Value = PoolStep> {
     let any = any::<usize>;
     prop_oneof![
         4 => (1..30usize).prop_map(PoolStep::Acquire),
+        4 => Just(PoolStep::AcquireParts),
         2 => any().prop_map(PoolStep::Release),
-        6 => (any(), any()).prop_map(|(nth, len)| PoolStep::Lend(nth, len)),
-        2 => (any(), 1..10usize, any()).prop_map(|(nth, most, len)| PoolStep::LendRun(nth, most, len)),
-        6 => (any(), any(), any()).prop_map(|(nth, start, len)| PoolStep::LendPart(nth, start, len)),
+        12 => (any(), any(), any()).prop_map(|(nth, start, len)| PoolStep::Lend(nth, start, len)),
         4 => (any(), any()).prop_map(|(nth, at)| PoolStep::Split(nth, at)),
         2 => (any(), any()).prop_map(|(nth, len)| PoolStep::Truncate(nth, len)),
         2 => (any(), any()).prop_map(|(nth, count)| PoolStep::Advance(nth, count)),
@@ -83,20 +78,36 @@ fn pool_step() -> impl Strategy<Value = PoolStep> {
 struct Lent {
     lease: Lease,
     bytes: Vec<u8>,
-    /// The blocks that it holds: neighbours.
-    blocks: Range<usize>,
+    /// The block that it holds.
+    block: Option<usize>,
 }
 
-impl Lent {
-    fn of(block: Block, lease: Lease, bytes: Vec<u8>) -> Self {
-        Self { lease, bytes, blocks: block.index()..block.index() + 1 }
+/// A block that the loop works with.
+enum Held {
+    Whole(Block),
+    Parts(Parts),
+}
+
+impl Held {
+    fn block(&self) -> Block {
+        match self {
+            Self::Whole(block) => *block,
+            Self::Parts(parts) => parts.block(),
+        }
+    }
+
+    fn release(self, pool: &mut Pool) {
+        match self {
+            Self::Whole(block) => pool.release(block),
+            Self::Parts(parts) => pool.release_parts(parts),
+        }
     }
 }
 
 struct PoolModel {
     pool: Pool,
     /// Blocks that the loop holds, with their bytes.
-    held: Vec<(Block, Vec<u8>)>,
+    held: Vec<(Held, Vec<u8>)>,
     lent: Vec<Lent>,
     stamp: usize,
 }
@@ -107,21 +118,20 @@ impl PoolModel {
     }
 
     fn in_use(&self) -> HashSet<usize> {
-        let held = self.held.iter().map(|(block, _)| block.index());
-        held.chain(self.lent.iter().flat_map(|lent| lent.blocks.clone())).collect()
+        let held = self.held.iter().map(|(held, _)| held.block().index());
+        held.chain(self.lent.iter().filter_map(|lent| lent.block)).collect()
     }
 
     fn apply(&mut self, step: PoolStep) {
         match step {
             PoolStep::Acquire(count) => (0..count).for_each(|_| self.acquire()),
+            PoolStep::AcquireParts => self.acquire_parts(),
             PoolStep::Release(nth) => {
                 if let Some(nth) = place(nth, self.held.len()) {
-                    self.pool.release(self.held.swap_remove(nth).0);
+                    self.held.swap_remove(nth).0.release(&mut self.pool);
                 }
             }
-            PoolStep::Lend(nth, len) => self.lend(nth, len),
-            PoolStep::LendRun(nth, most, len) => self.lend_run(nth, most, len),
-            PoolStep::LendPart(nth, start, len) => self.lend_part(nth, start, len),
+            PoolStep::Lend(nth, start, len) => self.lend(nth, start, len),
             PoolStep::DropElsewhere(count) => self.drop_elsewhere(count),
             PoolStep::Split(nth, _)
             | PoolStep::Truncate(nth, _)
@@ -146,58 +156,39 @@ impl PoolModel {
         self.stamp += 1;
         let bytes = stamped(self.stamp, BLOCK_SIZE);
         self.pool.block_mut(block).copy_from_slice(&bytes);
-        self.held.push((block, bytes));
+        self.held.push((Held::Whole(block), bytes));
     }
 
-    fn lend(&mut self, nth: usize, len: usize) {
+    fn acquire_parts(&mut self) {
+        let in_use = self.in_use();
+        let Some(mut parts) = self.pool.acquire_parts() else {
+            return assert_eq!(in_use.len(), BLOCKS, "refused although a block is free");
+        };
+        let block = parts.block();
+        assert!(!in_use.contains(&block.index()), "{block:?} was given out while in use");
+        // Whoever used the block before has left its bytes there.
+        let bytes = self.pool.lend_part(&mut parts, 0, BLOCK_SIZE).to_vec();
+        self.held.push((Held::Parts(parts), bytes));
+    }
+
+    fn lend(&mut self, nth: usize, start: usize, len: usize) {
         let Some(nth) = place(nth, self.held.len()) else { return };
-        let (block, mut bytes) = self.held.swap_remove(nth);
+        if let (Held::Parts(parts), bytes) = &mut self.held[nth] {
+            let start = portion(start, BLOCK_SIZE);
+            let len = portion(len, BLOCK_SIZE - start);
+            let lease = self.pool.lend_part(parts, start, len);
+            let (bytes, block) = (bytes[start..start + len].to_vec(), Some(parts.block().index()));
+            return self.lent.push(Lent { lease, bytes, block });
+        }
+        let (held, mut bytes) = self.held.swap_remove(nth);
+        let block = held.block();
         bytes.truncate(portion(len, BLOCK_SIZE));
         let lease = self.pool.lend(block, bytes.len());
-        self.lent.push(Lent::of(block, lease, bytes));
-    }
-
-    /// Takes a run as it comes: the blocks after the first as long as they are neighbours and unshared.
-    fn lend_run(&mut self, nth: usize, most: usize, len: usize) {
-        let Some(nth) = place(nth, self.held.len()) else { return };
-        self.held.sort_by_key(|(block, _)| block.index());
-        let Some(&(first, _)) = self.held[nth..].iter().find(|(block, _)| self.pool.is_unshared(*block))
-        else {
-            return;
-        };
-        let mut run = Run::of(first);
-        let mut bytes = Vec::new();
-        let mut last = first;
-        self.held.retain(|(block, content)| {
-            let goes = *block == first
-                || (block.index() > first.index()
-                    && run.blocks() < most
-                    && self.pool.is_unshared(*block)
-                    && run.extend(*block));
-            if goes {
-                bytes.extend_from_slice(content);
-                last = *block;
-            }
-            !goes
-        });
-        assert_eq!(run.blocks(), last.index() - first.index() + 1);
-        bytes.truncate(portion(len, bytes.len()));
-        let lease = self.pool.lend_run(run, bytes.len());
-        self.lent.push(Lent { lease, bytes, blocks: first.index()..last.index() + 1 });
-    }
-
-    fn lend_part(&mut self, nth: usize, start: usize, len: usize) {
-        let Some(nth) = place(nth, self.held.len()) else { return };
-        let (block, bytes) = &self.held[nth];
-        let start = portion(start, BLOCK_SIZE);
-        let len = portion(len, BLOCK_SIZE - start);
-        let lease = self.pool.lend_part(*block, start, len);
-        let bytes = bytes[start..start + len].to_vec();
-        self.lent.push(Lent::of(*block, lease, bytes));
+        self.lent.push(Lent { lease, bytes, block: Some(block.index()) });
     }
 
     fn change_lease(&mut self, nth: usize, step: PoolStep) {
-        let Lent { lease, bytes, blocks } = &mut self.lent[nth];
+        let Lent { lease, bytes, block } = &mut self.lent[nth];
         match step {
             PoolStep::Split(_, at) => {
                 let at = portion(at, bytes.len());
@@ -205,8 +196,8 @@ impl PoolModel {
                 let rest = bytes.split_off(at);
                 let front_bytes = mem::replace(bytes, rest);
                 // Who takes everything takes the hold as well.
-                let front_blocks = if bytes.is_empty() { mem::take(blocks) } else { blocks.clone() };
-                self.lent.push(Lent { lease: front, bytes: front_bytes, blocks: front_blocks });
+                let front_block = if bytes.is_empty() { block.take() } else { *block };
+                self.lent.push(Lent { lease: front, bytes: front_bytes, block: front_block });
             }
             PoolStep::Truncate(_, len) => {
                 // Half of them beyond what 32 bits can say, which has no effect.
@@ -220,13 +211,13 @@ impl PoolModel {
                 bytes.drain(..count);
             }
             PoolStep::Clone(_) => {
-                let copy = Lent { lease: lease.clone(), bytes: bytes.clone(), blocks: blocks.clone() };
+                let copy = Lent { lease: lease.clone(), bytes: bytes.clone(), block: *block };
                 self.lent.push(copy);
             }
             PoolStep::MakePrivate(_) => {
                 // A lease wrapped into `Bytes` no longer knows where its bytes lie.
                 if lease.is_pooled() {
-                    *blocks = 0..0;
+                    *block = None;
                 }
                 lease.make_private();
                 assert!(!lease.is_pooled());
@@ -244,18 +235,20 @@ impl PoolModel {
     }
 
     fn check(&mut self) {
-        for Lent { lease, bytes, blocks } in &self.lent {
+        for Lent { lease, bytes, block } in &self.lent {
             assert_eq!(**lease, bytes[..], "a live lease changed");
             assert_eq!((lease.len(), lease.remaining()), (bytes.len(), bytes.len()));
-            assert!(!blocks.is_empty() || !lease.is_pooled());
+            assert!(block.is_some() || !lease.is_pooled());
         }
         let free = BLOCKS - self.in_use().len();
         assert!(self.pool.has_free(free) && !self.pool.has_free(free + 1));
-        assert_eq!(self.pool.is_exhausted(), free == 0);
         assert_eq!(self.pool.free_blocks(), free);
-        for (block, _) in &self.held {
-            let shared = self.lent.iter().any(|lent| lent.blocks.contains(&block.index()));
-            assert_eq!(self.pool.is_unshared(*block), !shared);
+        for (held, _) in &self.held {
+            let shared = self.lent.iter().any(|lent| lent.block == Some(held.block().index()));
+            match held {
+                Held::Whole(block) => assert!(self.pool.is_unshared(*block) && !shared),
+                Held::Parts(parts) => assert_eq!(self.pool.is_whole(parts), !shared),
+            }
         }
     }
 }
@@ -306,7 +299,8 @@ impl ArenaModel {
     }
 
     fn pinned(&self) -> HashSet<usize> {
-        self.lent.iter().map(|(lease, _)| self.block_at(lease.as_ptr().addr())).collect()
+        let pooled = self.lent.iter().filter(|(lease, _)| lease.is_pooled());
+        pooled.map(|(lease, _)| self.block_at(lease.as_ptr().addr())).collect()
     }
 
     fn free(&self) -> usize {
@@ -336,6 +330,9 @@ impl ArenaModel {
     }
 
     fn receive(&mut self, min: usize, len: usize) -> bool {
+        if !self.pinned().contains(&self.current) {
+            self.filled = 0;
+        }
         let room = ARENA_BLOCK - self.filled;
         let Some(offered) = self.arena.offer(min) else {
             assert!(room < min.min(ARENA_BLOCK), "refused {min} bytes with {room} left");
@@ -347,9 +344,13 @@ impl ArenaModel {
         offered.fill(0xEE);
         let bytes = stamped(self.stamp, 1 + portion(len, room.max(1) - 1));
         offered[..bytes.len()].copy_from_slice(&bytes);
+        let free = self.free();
         let lease = self.arena.lend(bytes.len());
-        assert_eq!(self.block_at(lease.as_ptr().addr()), self.current);
-        self.filled += bytes.len();
+        assert_eq!(lease.is_pooled(), free > 0, "private when no other block is free");
+        if lease.is_pooled() {
+            assert_eq!(self.block_at(lease.as_ptr().addr()), self.current);
+            self.filled += bytes.len();
+        }
         self.lent.push((lease, bytes));
         true
     }
@@ -377,8 +378,6 @@ impl ArenaModel {
         for (lease, bytes) in &self.lent {
             assert_eq!(**lease, bytes[..], "a live lease was overwritten");
         }
-        let free = self.free();
-        assert_eq!(self.arena.is_exhausted(), free == 0);
     }
 }
 
@@ -765,7 +764,7 @@ proptest! {
             model.check();
         }
         model.lent.clear();
-        model.held.drain(..).for_each(|(block, _)| model.pool.release(block));
+        model.held.drain(..).for_each(|(held, _)| held.release(&mut model.pool));
         model.check();
         prop_assert_eq!(model.pool.free_blocks(), BLOCKS);
     }

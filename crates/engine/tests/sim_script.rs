@@ -100,7 +100,7 @@ fn submit_any(
     [listener, datagrams]: [Key; 2],
 ) {
     let (kind, op) = match dice.below(5) {
-        0 if key == datagrams => ("receive", Op::ReceiveFrom),
+        0 if key == datagrams => ("receive", Op::ReceiveFrom(u32::MAX)),
         1 if key == datagrams => {
             let datagram = OutDatagram { to: Some(address(53)), bytes: Bytes::from_static(b"self") };
             ("send", Op::SendTo(Box::new(datagram)))

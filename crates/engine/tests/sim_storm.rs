@@ -145,6 +145,7 @@ fn name_of<M>(event: &Event<M>) -> Option<ConnId> {
         | Event::ReceivedInto(conn, ..)
         | Event::Datagram(conn, _)
         | Event::SendFailed(conn, _)
+        | Event::Sent(conn, ..)
         | Event::SentTo(conn, ..)
         | Event::Ready(conn, _)
         | Event::Closed(conn) => Some(*conn),

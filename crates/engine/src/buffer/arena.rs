@@ -1,6 +1,6 @@
 //! Hot receive memory of readiness kernels: receives packed one behind the other.
 
-use super::{Block, Lease, Pool};
+use super::{Lease, Parts, Pool};
 
 /// A few large blocks of which one is *current*; each receive is offered the rest of it and takes only
 /// what arrived.
@@ -10,15 +10,15 @@ use super::{Block, Lease, Pool};
 ///                                                        ▲ filled
 /// ```
 ///
-/// So the messages of one turn lie packed, and the same few cache lines serve every turn: at the
-/// begin of a turn the block is used from its start again, unless a lease still pins it. A pinned
-/// block is replaced when it is full.
+/// So messages lie packed, and the same few cache lines serve all of them: whenever no lease pins the block
+/// it is used from its start again. A pinned block is replaced when it is full; when no other is free, what
+/// is received comes as a private copy, so that the current block is never pinned for good.
 ///
 /// All methods belong to the loop's thread.
 #[derive(Debug)]
 pub struct Arena {
     pool: Pool,
-    current: Block,
+    current: Parts,
     /// Bytes of `current` given out. 0 <= filled <= block size.
     filled: usize,
     /// An offer was refused in this turn: the rest of `current` is too short for somebody.
@@ -33,24 +33,21 @@ impl Arena {
     /// If either is zero.
     pub fn new(block_size: usize, blocks: usize) -> Self {
         let mut pool = Pool::new(block_size, blocks);
-        let current = pool.acquire().expect("a pool has at least one block");
+        let current = pool.acquire_parts().expect("a pool has at least one block");
         Self { pool, current, filled: 0, refused: false }
     }
 
-    /// Uses the current block from its start again if nobody pins it, else replaces it if another is
-    /// free and this one is half full or was too short for somebody.
+    /// Replaces the current block if it is pinned, another is free, and this one is half full or was too
+    /// short for somebody.
     pub fn begin_turn(&mut self) {
         let refused = std::mem::take(&mut self.refused);
-        if self.filled == 0 {
-            return;
-        }
-        if self.pool.is_unshared(self.current) {
-            self.filled = 0;
-        } else if (refused || self.room() < self.pool.block_size() / 2)
-            && let Some(block) = self.pool.acquire()
+        self.rewind();
+        if self.filled > 0
+            && (refused || self.room() < self.pool.block_size() / 2)
+            && let Some(next) = self.pool.acquire_parts()
         {
-            self.pool.release(self.current);
-            self.current = block;
+            let pinned = std::mem::replace(&mut self.current, next);
+            self.pool.release_parts(pinned);
             self.filled = 0;
         }
     }
@@ -61,6 +58,7 @@ impl Arena {
     /// `None` ends the turn's receiving: dispatch what came, then begin another turn.
     #[inline]
     pub fn offer(&mut self, min: usize) -> Option<&mut [u8]> {
+        self.rewind();
         let room = self.room();
         if room < min.min(self.pool.block_size()) {
             self.refused = true;
@@ -69,25 +67,31 @@ impl Arena {
         // SAFETY: the range behind `filled` lies inside the block, was zeroed at allocation, and no
         // lease covers it, since leases are cut from `.. filled` only.
         Some(unsafe {
-            let start = self.pool.address(self.current).add(self.filled);
+            let start = self.pool.address(self.current.block()).add(self.filled);
             std::slice::from_raw_parts_mut(start.as_ptr(), room)
         })
     }
 
-    /// Leases the first `len` bytes of what [`offer`](Self::offer) gave.
+    /// Leases the first `len` bytes of what [`offer`](Self::offer) gave; a private copy of them if no other
+    /// block is free.
     #[inline]
     pub fn lend(&mut self, len: usize) -> Lease {
         debug_assert!(len <= self.room());
-        let lease = self.pool.lend_part(self.current, self.filled, len);
-        self.filled += len;
+        let mut lease = self.pool.lend_part(&mut self.current, self.filled, len);
+        if !self.pool.has_free(1) {
+            lease.make_private();
+        } else {
+            self.filled += len;
+        }
         lease
     }
 
-    /// Whether no other block is free. What leases hold must then be copied out, so that the current
-    /// block is never pinned.
+    /// Uses the current block from its start again if nobody pins it.
     #[inline]
-    pub fn is_exhausted(&mut self) -> bool {
-        self.pool.is_exhausted()
+    fn rewind(&mut self) {
+        if self.filled > 0 && self.pool.is_whole(&self.current) {
+            self.filled = 0;
+        }
     }
 
     #[inline]

@@ -3,11 +3,10 @@
 use std::fmt;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::pool::{Memory, Run};
+use super::pool::{Block, Memory};
 
 /// Received bytes, read-only, lying in the loop's own memory and given back when dropped.
 ///
@@ -36,15 +35,15 @@ enum Repr {
     Private(Bytes),
 }
 
-/// A range of one block, or of neighbouring ones.
+/// A range of one block.
 ///
-/// Invariant: `start .. start + len` lies inside `run` of `memory`, and this value owns one of the run's
-/// holds, so nobody writes to the range while it lives.
+/// Invariant: `start .. start + len` lies inside `block` of `memory`, and this value owns one of the block's
+/// holds, so the memory lives and nobody writes to the range while this value does.
 struct Pooled {
-    memory: Arc<Memory>,
+    memory: NonNull<Memory>,
     start: NonNull<u8>,
     len: u32,
-    run: Run,
+    block: Block,
 }
 
 // SAFETY: a lease only reads its range, which nobody writes to while its hold exists; the hold itself is
@@ -54,16 +53,16 @@ unsafe impl Send for Pooled {}
 unsafe impl Sync for Pooled {}
 
 impl Lease {
-    /// A lease of `len` bytes at `start` of `run`.
+    /// A lease of `len` bytes at `start` of `block`.
     ///
     /// # Safety
     ///
-    /// The range lies inside the run and is initialised, and the caller passes on one hold on it.
+    /// The range lies inside the block and is initialised, and the caller passes on one hold on it.
     #[inline]
-    pub(super) unsafe fn pooled(memory: Arc<Memory>, run: Run, start: usize, len: usize) -> Self {
-        // SAFETY: the caller guarantees that `start` is inside the run.
-        let start = unsafe { memory.start_of_run(run).add(start) };
-        Self(Repr::Pooled(Pooled { memory, start, len: len as u32, run }))
+    pub(super) unsafe fn pooled(memory: NonNull<Memory>, block: Block, start: usize, len: usize) -> Self {
+        // SAFETY: the hold keeps the memory alive, and the caller guarantees that `start` is inside the block.
+        let start = unsafe { memory.as_ref().start_of(block).add(start) };
+        Self(Repr::Pooled(Pooled { memory, start, len: len as u32, block }))
     }
 
     /// Number of bytes.
@@ -197,8 +196,9 @@ impl fmt::Debug for Lease {
 impl Clone for Pooled {
     #[inline]
     fn clone(&self) -> Self {
-        self.memory.add_hold(self.run);
-        Self { memory: Arc::clone(&self.memory), ..*self }
+        // SAFETY: the invariant of the struct keeps the memory alive.
+        unsafe { self.memory.as_ref() }.add_hold(self.block);
+        Self { ..*self }
     }
 }
 
@@ -213,6 +213,7 @@ impl AsRef<[u8]> for Pooled {
 impl Drop for Pooled {
     #[inline]
     fn drop(&mut self) {
-        self.memory.drop_hold(self.run);
+        // SAFETY: the value owns the hold and ends here.
+        unsafe { Memory::drop_hold(self.memory, self.block) };
     }
 }

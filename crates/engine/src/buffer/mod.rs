@@ -36,4 +36,4 @@ pub use arena::Arena;
 pub use lease::Lease;
 pub use linked::LinkedBuffer;
 pub use out_queue::{Chunk, FileRange, OutQueue};
-pub use pool::{Block, Pool, Run};
+pub use pool::{Block, Parts, Pool};

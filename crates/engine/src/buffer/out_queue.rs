@@ -123,6 +123,8 @@ pub struct OutQueue {
     head_sent: u64,
     /// Bytes not yet sent, in all chunks.
     len: u64,
+    /// Bytes sent since the queue was last cleared.
+    sent: u64,
 }
 
 #[derive(Debug)]
@@ -136,6 +138,12 @@ impl OutQueue {
     #[inline]
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Bytes sent since the queue was last cleared.
+    #[inline]
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Whether everything is sent.
@@ -227,8 +235,9 @@ impl OutQueue {
     pub fn advance(&mut self, count: u64) {
         assert!(count <= self.len, "{count} bytes sent of {}", self.len);
         self.len -= count;
+        self.sent += count;
         if self.len == 0 {
-            return self.clear();
+            return self.release();
         }
         let of_lead = self.lead().len().min(count as usize);
         self.lead_sent += of_lead;
@@ -248,6 +257,14 @@ impl OutQueue {
     /// Forgets everything, and memory beyond what a spare queue may keep.
     #[inline]
     pub fn clear(&mut self) {
+        self.sent = 0;
+        if self.copied.capacity() > 0 || self.chunks.capacity() > 0 {
+            self.release();
+        }
+    }
+
+    #[inline]
+    fn release(&mut self) {
         self.chunks.clear();
         self.copied.clear();
         self.lead = 0;

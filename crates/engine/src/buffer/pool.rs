@@ -2,8 +2,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 
 use super::Lease;
 
@@ -13,40 +12,6 @@ const CACHE_LINE: usize = 64;
 /// Number of one block of a [`Pool`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block(u16);
-
-/// Neighbouring blocks that are lent and given back as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    first: Block,
-    /// At least one.
-    blocks: u16,
-}
-
-impl Run {
-    /// The run of one block.
-    #[inline]
-    pub fn of(block: Block) -> Self {
-        Self { first: block, blocks: 1 }
-    }
-
-    /// Takes the block into the run if it is the next neighbour, and answers whether it is.
-    #[inline]
-    pub fn extend(&mut self, block: Block) -> bool {
-        let is_next = self.first.index() + usize::from(self.blocks) == block.index();
-        self.blocks += u16::from(is_next);
-        is_next
-    }
-
-    /// Number of blocks.
-    #[inline]
-    pub fn blocks(self) -> usize {
-        self.blocks.into()
-    }
-
-    fn indices(self) -> std::ops::Range<usize> {
-        self.first.index()..self.first.index() + self.blocks()
-    }
-}
 
 impl Block {
     /// The block with this number, as the kernel names it in a completion.
@@ -62,10 +27,15 @@ impl Block {
 
 /// A fixed set of equal blocks in one allocation, owned by one loop and lent out as [`Lease`]s.
 ///
-/// A block is *free*, or it is *held*: by the loop itself (it lies in the kernel's ring, or is the
-/// arena's current block) and by any number of leases. Leases may be dropped on any thread; a block
-/// whose last hold is gone raises its bit in a bitmap, from which the loop reclaims it. Untouched
-/// blocks cost address space only.
+/// A block is *free*, or *acquired*: the loop works with it (it lies in the kernel's ring, or is the arena's
+/// current block), or *lent* to any number of leases. Leases may be dropped on any thread; the loop finds out
+/// when it looks for free blocks. Untouched blocks cost address space only.
+///
+/// ```text
+///  free ──acquire──► acquired ──lend──► lent ──last lease dropped, reclaim──► free
+///    ▲                  │
+///    └─────release──────┘     (a block of which parts are lent becomes lent by its release)
+/// ```
 ///
 /// All methods belong to the loop's thread.
 ///
@@ -86,9 +56,35 @@ impl Block {
 /// ```
 #[derive(Debug)]
 pub struct Pool {
-    memory: Arc<Memory>,
-    /// Blocks without any hold that were reclaimed. The last one is the hottest.
+    /// Alive for as long as any block has a hold, and the pool has one on each.
+    memory: NonNull<Memory>,
+    /// Blocks that only the pool holds. The last one is the hottest.
     free: Vec<Block>,
+    /// Blocks that leases may still hold.
+    lent: Vec<Block>,
+}
+
+// SAFETY: the pool reaches its memory through atomics, and the bytes of a block only while no lease of it
+// exists, or beside the ranges that are lent.
+unsafe impl Send for Pool {}
+
+/// Parts of one acquired block, lent one by one. The holds for them are taken in advance, so that lending a
+/// part writes nothing that other threads look at.
+#[derive(Debug)]
+pub struct Parts {
+    block: Block,
+    /// Holds that no lease has yet.
+    stock: u32,
+}
+
+impl Parts {
+    /// Holds taken at one time.
+    const STOCK: u32 = 1 << 16;
+
+    /// The block.
+    pub fn block(&self) -> Block {
+        self.block
+    }
 }
 
 impl Pool {
@@ -98,95 +94,120 @@ impl Pool {
     ///
     /// If either is zero, there are more than 65 535 blocks, or the product exceeds the address space.
     pub fn new(block_size: usize, blocks: usize) -> Self {
-        let memory = Memory::allocate(block_size, blocks);
+        let memory = Box::new(Memory::allocate(block_size, blocks));
         // Lowest numbers on top: memory is touched from the start of the allocation.
         let free = (0..blocks as u16).rev().map(Block).collect();
-        Self { memory: Arc::new(memory), free }
+        Self { memory: NonNull::from(Box::leak(memory)), free, lent: Vec::with_capacity(blocks) }
+    }
+
+    #[inline]
+    fn memory(&self) -> &Memory {
+        // SAFETY: the pool has a hold on every block until it is dropped, and the memory lives for as long
+        // as there is any hold.
+        unsafe { self.memory.as_ref() }
+    }
+
+    #[inline]
+    fn holds(&self, block: Block) -> &AtomicU32 {
+        &self.memory().holds[block.index()]
     }
 
     /// Bytes of one block.
+    #[inline]
     pub fn block_size(&self) -> usize {
-        self.memory.block_size
+        self.memory().block_size
     }
 
-    /// Takes a free block; the loop holds it until [`lend`](Self::lend) or [`release`](Self::release).
+    /// Takes a free block; it is the loop's until [`lend`](Self::lend) or [`release`](Self::release).
     #[inline]
     pub fn acquire(&mut self) -> Option<Block> {
         if self.free.is_empty() {
             self.reclaim();
         }
         let block = self.free.pop()?;
-        debug_assert_eq!(self.memory.holds[block.index()].load(Ordering::Relaxed), 0);
-        self.memory.holds[block.index()].store(1, Ordering::Relaxed);
+        debug_assert!(self.is_unshared(block));
         Some(block)
     }
 
-    /// Turns the loop's own hold on `block` into a lease of its first `len` bytes, which the loop or
-    /// the kernel has filled.
+    /// Lends the first `len` bytes of an acquired block, which the loop or the kernel has filled.
     #[inline]
-    pub fn lend(&self, block: Block, len: usize) -> Lease {
-        debug_assert!(len <= self.memory.block_size);
-        // SAFETY: the caller's hold on `block` passes to the lease; `len` bytes are inside the block
-        // (asserted above, and the kernel never reports more than it was offered).
-        unsafe { Lease::pooled(Arc::clone(&self.memory), Run::of(block), 0, len) }
+    pub fn lend(&mut self, block: Block, len: usize) -> Lease {
+        debug_assert!(len <= self.block_size() && self.is_unshared(block));
+        // Nobody else has a hold, so nobody else changes the count.
+        self.holds(block).store(2, Ordering::Relaxed);
+        self.lent.push(block);
+        // SAFETY: the second hold passes to the lease; `len` bytes are inside the block (asserted above, and
+        // the kernel never reports more than it was offered).
+        unsafe { Lease::pooled(self.memory, block, 0, len) }
     }
 
-    /// Turns the loop's own holds on a run of neighbouring blocks into one lease of its first `len`
-    /// bytes. The run is given back as a whole.
+    /// Gives an acquired block back of which nothing was lent.
     #[inline]
-    pub fn lend_run(&self, run: Run, len: usize) -> Lease {
-        debug_assert!(len <= self.memory.block_size * usize::from(run.blocks));
-        // The hold on the first block counts for all of them from here on.
-        for follower in run.indices().skip(1) {
-            self.memory.holds[follower].store(0, Ordering::Relaxed);
+    pub fn release(&mut self, block: Block) {
+        debug_assert!(self.is_unshared(block));
+        self.free.push(block);
+    }
+
+    /// Acquires a block to lend it in parts.
+    pub fn acquire_parts(&mut self) -> Option<Parts> {
+        let block = self.acquire()?;
+        self.holds(block).store(1 + Parts::STOCK, Ordering::Relaxed);
+        Some(Parts { block, stock: Parts::STOCK })
+    }
+
+    /// Lends `len` filled bytes at `start` of the block.
+    #[inline]
+    pub fn lend_part(&self, parts: &mut Parts, start: usize, len: usize) -> Lease {
+        debug_assert!(start + len <= self.block_size());
+        if parts.stock == 0 {
+            self.holds(parts.block).fetch_add(Parts::STOCK, Ordering::Relaxed);
+            parts.stock = Parts::STOCK;
         }
-        // SAFETY: the caller's holds pass to the lease; the blocks are neighbours, so `len` bytes lie
-        // inside them.
-        unsafe { Lease::pooled(Arc::clone(&self.memory), run, 0, len) }
+        parts.stock -= 1;
+        // SAFETY: one hold of the stock passes to the lease; the range is inside the block.
+        unsafe { Lease::pooled(self.memory, parts.block, start, len) }
     }
 
-    /// Leases `len` filled bytes at `start` of `block`, beside the loop's own hold, which stays.
+    /// Whether no lease of a part is alive.
     #[inline]
-    pub fn lend_part(&self, block: Block, start: usize, len: usize) -> Lease {
-        debug_assert!(start + len <= self.memory.block_size);
-        let run = Run::of(block);
-        self.memory.add_hold(run);
-        // SAFETY: a hold of its own was added for the lease; the range is inside the block.
-        unsafe { Lease::pooled(Arc::clone(&self.memory), run, start, len) }
+    pub fn is_whole(&self, parts: &Parts) -> bool {
+        // Acquire: what the dropping threads did with the bytes happened before their next use.
+        self.holds(parts.block).load(Ordering::Acquire) == 1 + parts.stock
     }
 
-    /// Gives up the loop's own hold on `block`.
-    #[inline]
-    pub fn release(&self, block: Block) {
-        self.memory.drop_hold(Run::of(block));
+    /// Gives the block back once its parts are.
+    pub fn release_parts(&mut self, parts: Parts) {
+        self.holds(parts.block).fetch_sub(parts.stock, Ordering::AcqRel);
+        self.lent.push(parts.block);
     }
 
-    /// Whether the loop is the only one that holds `block`.
+    /// Whether only the pool holds `block`.
     #[inline]
     pub fn is_unshared(&self, block: Block) -> bool {
-        self.memory.holds[block.index()].load(Ordering::Acquire) == 1
+        // Acquire: as in `is_whole`.
+        self.holds(block).load(Ordering::Acquire) == 1
     }
 
-    /// The bytes of a block that only the loop holds.
+    /// The bytes of an acquired block.
     ///
     /// # Panics
     ///
     /// If a lease of the block is alive.
     pub fn block_mut(&mut self, block: Block) -> &mut [u8] {
         assert!(self.is_unshared(block), "block {} is lent out", block.0);
-        let start = self.memory.start_of(block);
+        let (start, size) = (self.address(block), self.block_size());
         // SAFETY: the block lies inside the allocation, which was zeroed; nobody else holds it, and
         // `&mut self` keeps it so.
-        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.memory.block_size) }
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), size) }
     }
 
     /// Address of a block, for the kernel to write to.
     #[inline]
     pub fn address(&self, block: Block) -> NonNull<u8> {
-        self.memory.start_of(block)
+        self.memory().start_of(block)
     }
 
-    /// Blocks that nobody holds.
+    /// Blocks that only the pool holds and that are not acquired.
     pub fn free_blocks(&mut self) -> usize {
         self.reclaim();
         self.free.len()
@@ -201,31 +222,34 @@ impl Pool {
         self.free.len() >= count
     }
 
-    /// Whether not one block is free.
-    #[inline]
-    pub fn is_exhausted(&mut self) -> bool {
-        !self.has_free(1)
-    }
-
-    /// Collects the blocks whose last lease was dropped since the last call. The lowest end on top, so
-    /// that neighbours are taken one after the other again.
+    /// Collects the blocks whose last lease was dropped.
     fn reclaim(&mut self) {
-        for (word_index, word) in self.memory.returned.iter().enumerate().rev() {
-            if word.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
+        // SAFETY: as in `memory`, which cannot be called while the lists are borrowed.
+        let memory = unsafe { self.memory.as_ref() };
+        let free = &mut self.free;
+        self.lent.retain(|&block| {
             // Acquire: what the dropping threads did with the bytes happened before the block's next use.
-            let mut bits = word.swap(0, Ordering::Acquire);
-            while bits != 0 {
-                let bit = 63 - bits.leading_zeros();
-                bits &= !(1 << bit);
-                self.free.push(Block(word_index as u16 * 64 + bit as u16));
+            let returned = memory.holds[block.index()].load(Ordering::Acquire) == 1;
+            if returned {
+                free.push(block);
             }
+            !returned
+        });
+    }
+}
+
+/// Leases may outlive the pool: the memory goes with the last hold.
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for index in 0..self.memory().holds.len() {
+            // SAFETY: the pool's own hold on each block, given up once. Before the last of them the memory
+            // is alive, since that one still counts.
+            unsafe { Memory::drop_hold(self.memory, Block(index as u16)) };
         }
     }
 }
 
-/// What a [`Pool`] and its leases share; freed with the last of them.
+/// What a [`Pool`] and its leases share.
 #[derive(Debug)]
 pub(super) struct Memory {
     allocation: NonNull<u8>,
@@ -233,15 +257,14 @@ pub(super) struct Memory {
     /// First block: `allocation` rounded up to a cache line.
     base: NonNull<u8>,
     block_size: usize,
-    /// For each block: the loop's own hold (0 or 1) and one for each lease. In a run that is lent, the
-    /// first block counts for all.
+    /// For each block: one for the pool while it lives, one for each lease, and the unused stock of its parts.
     holds: Box<[AtomicU32]>,
-    /// One bit for each block: no hold is left, the loop may reclaim it.
-    returned: Box<[AtomicU64]>,
+    /// Blocks with any hold.
+    held_blocks: AtomicUsize,
 }
 
 // SAFETY: the bytes behind `base` are only reached through leases (read-only ranges, each protected by
-// its hold) and through the pool's `&mut self`, which checks that no lease exists.
+// its hold) and through the pool, which writes to no range that is lent.
 unsafe impl Send for Memory {}
 // SAFETY: as above; the counters are atomic.
 unsafe impl Sync for Memory {}
@@ -266,8 +289,8 @@ impl Memory {
             // SAFETY: `padding` < CACHE_LINE, and that many bytes were allocated beyond the blocks.
             base: unsafe { allocation.add(padding) },
             block_size,
-            holds: (0..blocks).map(|_| AtomicU32::new(0)).collect(),
-            returned: (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            holds: (0..blocks).map(|_| AtomicU32::new(1)).collect(),
+            held_blocks: AtomicUsize::new(blocks),
         }
     }
 
@@ -279,49 +302,48 @@ impl Memory {
     }
 
     #[inline]
-    pub(super) fn start_of_run(&self, run: Run) -> NonNull<u8> {
-        self.start_of(run.first)
-    }
-
-    #[inline]
-    pub(super) fn add_hold(&self, run: Run) {
+    pub(super) fn add_hold(&self, block: Block) {
         // Relaxed, as in `Arc::clone`: the caller already has a hold through which it sees the bytes.
-        let before = self.holds[run.first.index()].fetch_add(1, Ordering::Relaxed);
+        let before = self.holds[block.index()].fetch_add(1, Ordering::Relaxed);
         debug_assert!(before > 0, "a block without a hold cannot be lent");
     }
 
+    /// Gives up one hold; the last of all frees the memory.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns a hold on the block, and uses it no more.
     #[inline]
-    pub(super) fn drop_hold(&self, run: Run) {
-        let holds = &self.holds[run.first.index()];
-        // The only holder needs no locked instruction: nobody can add a hold beside it.
-        let last = if holds.load(Ordering::Acquire) == 1 {
-            holds.store(0, Ordering::Relaxed);
-            true
-        } else {
-            holds.fetch_sub(1, Ordering::AcqRel) == 1
-        };
-        if last {
-            self.give_back(run);
+    pub(super) unsafe fn drop_hold(this: NonNull<Self>, block: Block) {
+        // SAFETY: the caller's hold keeps the memory alive until the count has gone down.
+        let holds = unsafe { &this.as_ref().holds[block.index()] };
+        // Release: what this thread did with the bytes happened before their next use.
+        if holds.fetch_sub(1, Ordering::Release) == 1 {
+            // SAFETY: it was the block's last hold, and blocks are never held again.
+            unsafe { Self::drop_block(this) };
         }
     }
 
-    /// Raises the bits of a run, one word of the bitmap after the other.
-    #[inline]
-    fn give_back(&self, run: Run) {
-        let mut blocks = run.indices();
-        while !blocks.is_empty() {
-            let bit = blocks.start % 64;
-            let count = blocks.len().min(64 - bit);
-            let bits = (u64::MAX >> (64 - count)) << bit;
-            self.returned[blocks.start / 64].fetch_or(bits, Ordering::Release);
-            blocks.start += count;
+    /// A block without holds, which there is only once the pool is gone.
+    ///
+    /// # Safety
+    ///
+    /// Called once for each block, after its last hold.
+    #[cold]
+    unsafe fn drop_block(this: NonNull<Self>) {
+        // Acquire, here and below: whoever frees the memory has seen all that was done with it.
+        fence(Ordering::Acquire);
+        // SAFETY: this block counts until the next line, so the memory is alive.
+        if unsafe { this.as_ref() }.held_blocks.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // SAFETY: made by `Box::leak` in `Pool::new`; no hold is left, so nobody refers to it.
+            drop(unsafe { Box::from_raw(this.as_ptr()) });
         }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout; no lease and no pool is left, since each owns the Arc.
+        // SAFETY: allocated with this layout; no lease and no pool is left.
         unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
     }
 }

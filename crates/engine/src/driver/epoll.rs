@@ -25,10 +25,10 @@ use super::linux::{self, EventFd};
 use super::readiness::{self, Attempt};
 use super::shelf::{Place, Shelf};
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
-use crate::buffer::{Arena, Lease, OutQueue};
+use crate::buffer::{Arena, OutQueue};
 use crate::clock::Timestamp;
 use crate::limits::{ACCEPTS_PER_TURN, COMPLETIONS_PER_TURN, DATAGRAMS_PER_TURN};
-use crate::op::{Completion, Direction, Interest, Op, OutDatagram, Outcome, Submitted, cancelled};
+use crate::op::{Completion, Direction, Interest, Op, OutDatagram, Outcome, Submitted, cancelled, less_one};
 use crate::sys::syscall;
 use crate::token::{Generation, Key, Token, TokenKind};
 
@@ -41,7 +41,9 @@ pub struct Epoll {
     rows: Vec<Row>,
     /// Slots with an operation whose ready bit is set. A slot stands here at most once.
     run: VecDeque<Key>,
-    /// What completed outside a turn.
+    /// How many of them may still run in this turn.
+    run_share: usize,
+    /// What completed beside what [`Self::next_completion`] was asked for.
     done: Completions,
     /// Buffers of receives in flight that brought their own.
     buffers: Shelf<BytesMut>,
@@ -66,6 +68,15 @@ struct Row {
     send: Send,
 }
 
+/// What one go at a receive came to.
+enum Run {
+    Done(Outcome),
+    /// Nothing is there, or it was reported already.
+    Blocked,
+    /// The arena has no room: it could not be tried.
+    NoRoom,
+}
+
 /// What the kernel reported and no system call has denied since.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ready {
@@ -80,9 +91,14 @@ struct Ready {
 enum Receive {
     #[default]
     None,
-    Stream,
+    Stream {
+        once: bool,
+    },
     Into(Place),
-    Datagrams,
+    /// `left`: how many are still wanted.
+    Datagrams {
+        left: u32,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -138,6 +154,7 @@ impl Epoll {
             wake,
             rows: Vec::new(),
             run: VecDeque::new(),
+            run_share: 0,
             done: Completions::new(),
             buffers: Shelf::new(),
             arena: Arena::new(config.arena_block_size, config.arena_blocks),
@@ -190,8 +207,9 @@ impl Epoll {
                     return Submitted::Done(outcome);
                 }
             }
-            Op::Receive => row.set_receive(Receive::Stream),
-            Op::ReceiveFrom => row.set_receive(Receive::Datagrams),
+            Op::Receive => row.set_receive(Receive::Stream { once: false }),
+            Op::ReceiveOnce => row.set_receive(Receive::Stream { once: true }),
+            Op::ReceiveFrom(left) => row.set_receive(Receive::Datagrams { left }),
             Op::ReceiveInto(buffer) => {
                 let place = self.buffers.put(buffer);
                 self.rows[key.index() as usize].set_receive(Receive::Into(place));
@@ -232,20 +250,32 @@ impl Epoll {
         }
     }
 
-    pub(super) fn turn(
-        &mut self,
-        deadline: Option<Timestamp>,
-        completions: &mut Completions,
-    ) -> io::Result<()> {
+    pub(super) fn turn(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
         self.arena.begin_turn();
-        completions.append(&mut self.done);
-        let polls = !self.run.is_empty() || !completions.is_empty();
+        let polls = !self.run.is_empty() || !self.done.is_empty();
         let count = self.wait(if polls { Some(Timestamp::ZERO) } else { deadline })?;
         for index in 0..count {
             self.note_event(self.events[index]);
         }
-        self.run_ready(completions);
+        self.run_share = self.run.len().min(COMPLETIONS_PER_TURN);
         Ok(())
+    }
+
+    #[inline]
+    pub(super) fn next_completion(&mut self) -> Option<Completion> {
+        loop {
+            if let Some(completion) = self.done.pop_front() {
+                return Some(completion);
+            }
+            if self.run_share == 0 {
+                return None;
+            }
+            self.run_share -= 1;
+            let key = self.run.pop_front()?;
+            if let Some(outcome) = self.run_slot(key) {
+                return Some(Completion { key, outcome });
+            }
+        }
     }
 
     pub(super) fn shutdown_write(&mut self, key: Key) -> io::Result<()> {
@@ -261,10 +291,6 @@ impl Epoll {
 
     pub(super) fn waker(&self) -> Waker {
         Waker::EventFd(self.wake.clone())
-    }
-
-    pub(super) fn is_short_of_buffers(&mut self) -> bool {
-        self.arena.is_exhausted()
     }
 
     pub(super) fn stats(&self) -> DriverStats {
@@ -331,92 +357,56 @@ impl Epoll {
 
     // ---- running --------------------------------------------------------------------------------
 
-    /// Gives each slot of the run queue one go, until the turn has enough.
-    fn run_ready(&mut self, completions: &mut Completions) {
-        for _ in 0..self.run.len() {
-            if completions.len() >= COMPLETIONS_PER_TURN {
-                return;
+    /// Gives a slot of the run queue one go. What comes of its receive is the answer; all else, which is
+    /// rare, stands in `done`.
+    #[inline]
+    fn run_slot(&mut self, key: Key) -> Option<Outcome> {
+        let row = self.rows.get_mut(key.index() as usize)?;
+        if row.generation != Some(key.generation()) {
+            return None;
+        }
+        row.queued = false;
+        if !matches!((&row.auxiliary, &row.send), (Auxiliary::None, Send::None)) {
+            row.run_auxiliary(key, &mut self.done);
+            row.run_send(key, &mut self.done);
+        }
+        let received = match row.receive {
+            Receive::Stream { once } if row.ready.readable => row.receive_stream(once, &mut self.arena),
+            Receive::None | Receive::Stream { .. } => Run::Blocked,
+            _ => self.run_rare_receive(key),
+        };
+        match received {
+            Run::Done(outcome) => {
+                self.enqueue(key);
+                Some(outcome)
             }
-            let Some(key) = self.run.pop_front() else { return };
-            let Some(row) = self.row_mut(key) else { continue };
-            row.queued = false;
-            self.run_auxiliary(key, completions);
-            self.run_send(key, completions);
-            if !self.run_receive(key, completions) {
-                // The arena is full. Whoever could not be served is the first of the next turn.
+            Run::Blocked => {
+                self.enqueue(key);
+                None
+            }
+            Run::NoRoom => {
+                // Whoever could not be served is the first of the next turn.
                 self.stats.buffers_exhausted += 1;
                 self.rows[key.index() as usize].queued = true;
                 self.run.push_front(key);
-                return;
+                self.run_share = 0;
+                None
             }
-            self.enqueue(key);
         }
     }
 
-    fn run_auxiliary(&mut self, key: Key, completions: &mut Completions) {
-        let row = &mut self.rows[key.index() as usize];
-        match row.auxiliary {
-            Auxiliary::Accept if row.ready.readable => row.accept(key, completions),
-            Auxiliary::Connect if row.ready.writable => {
-                row.auxiliary = Auxiliary::None;
-                let outcome = Outcome::Connected(readiness::connect_result(row.fd()));
-                completions.push_back(Completion { key, outcome });
-            }
-            Auxiliary::Watch(interest) => {
-                let readable = interest.readable && std::mem::take(&mut row.ready.readable);
-                let writable = interest.writable && std::mem::take(&mut row.ready.writable);
-                if readable || writable {
-                    let outcome = Outcome::Ready(Ok(Interest { readable, writable }));
-                    completions.push_back(Completion { key, outcome });
-                }
-            }
-            _ => {}
-        }
-    }
-
-    #[inline]
-    fn run_send(&mut self, key: Key, completions: &mut Completions) {
-        let row = &mut self.rows[key.index() as usize];
-        if !row.ready.writable {
-            return;
-        }
-        let outcome = match std::mem::take(&mut row.send) {
-            Send::None => return,
-            Send::Queue(queue) => match row.send_queue(queue) {
-                Some(outcome) => outcome,
-                None => return,
-            },
-            Send::Datagram(datagram) => match readiness::send_datagram(row.fd(), &datagram) {
-                Attempt::Done(result) => Outcome::SentTo(datagram, result),
-                Attempt::WouldBlock => {
-                    row.ready.writable = false;
-                    row.send = Send::Datagram(datagram);
-                    return;
-                }
-            },
-        };
-        completions.push_back(Completion { key, outcome });
-    }
-
-    /// Answers `false` when the arena has no room, so that the receive could not be tried.
-    #[inline]
-    fn run_receive(&mut self, key: Key, completions: &mut Completions) -> bool {
-        let Self { rows, arena, buffers, .. } = self;
+    /// Receives into a buffer of the program's, or datagrams.
+    fn run_rare_receive(&mut self, key: Key) -> Run {
+        let Self { rows, arena, buffers, done, .. } = self;
         let row = &mut rows[key.index() as usize];
-        if !row.ready.readable {
-            return true;
-        }
         match row.receive {
-            Receive::None => true,
-            Receive::Stream => row.receive_stream(key, arena, completions),
-            Receive::Datagrams => row.receive_datagrams(key, arena, completions),
-            Receive::Into(place) => {
-                if let Some(result) = row.receive_into(buffers.get_mut(place)) {
-                    let outcome = Outcome::ReceivedInto(buffers.take(place), result);
-                    completions.push_back(Completion { key, outcome });
-                }
-                true
-            }
+            _ if !row.ready.readable => Run::Blocked,
+            Receive::Datagrams { left } => row.receive_datagrams(key, left, arena, done),
+            Receive::Into(place) => match row.receive_into(buffers.get_mut(place)) {
+                Some(result) => Run::Done(Outcome::ReceivedInto(buffers.take(place), result)),
+                None => Run::Blocked,
+            },
+            Receive::None | Receive::Stream { .. } => Run::Blocked,
         }
     }
 
@@ -428,8 +418,8 @@ impl Epoll {
         match direction {
             Direction::Receive => match std::mem::take(&mut row.receive) {
                 Receive::None => None,
-                Receive::Stream => Some(Outcome::Received(Err(cancelled()))),
-                Receive::Datagrams => Some(Outcome::Datagram(Err(cancelled()))),
+                Receive::Stream { .. } => Some(Outcome::Received(Err(cancelled()))),
+                Receive::Datagrams { .. } => Some(Outcome::Datagram(Err(cancelled()))),
                 Receive::Into(place) => {
                     Some(Outcome::ReceivedInto(self.buffers.take(place), Err(cancelled())))
                 }
@@ -520,25 +510,67 @@ impl Row {
         }
     }
 
+    fn run_auxiliary(&mut self, key: Key, done: &mut Completions) {
+        match self.auxiliary {
+            Auxiliary::Accept if self.ready.readable => self.accept(key, done),
+            Auxiliary::Connect if self.ready.writable => {
+                self.auxiliary = Auxiliary::None;
+                let outcome = Outcome::Connected(readiness::connect_result(self.fd()));
+                done.push_back(Completion { key, outcome });
+            }
+            Auxiliary::Watch(interest) => {
+                let readable = interest.readable && std::mem::take(&mut self.ready.readable);
+                let writable = interest.writable && std::mem::take(&mut self.ready.writable);
+                if readable || writable {
+                    let outcome = Outcome::Ready(Ok(Interest { readable, writable }));
+                    done.push_back(Completion { key, outcome });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn run_send(&mut self, key: Key, done: &mut Completions) {
+        if !self.ready.writable {
+            return;
+        }
+        let outcome = match std::mem::take(&mut self.send) {
+            Send::None => return,
+            Send::Queue(queue) => match self.send_queue(queue) {
+                Some(outcome) => outcome,
+                None => return,
+            },
+            Send::Datagram(datagram) => match readiness::send_datagram(self.fd(), &datagram) {
+                Attempt::Done(result) => Outcome::SentTo(datagram, result),
+                Attempt::WouldBlock => {
+                    self.ready.writable = false;
+                    self.send = Send::Datagram(datagram);
+                    return;
+                }
+            },
+        };
+        done.push_back(Completion { key, outcome });
+    }
+
     #[inline]
-    fn receive_stream(&mut self, key: Key, arena: &mut Arena, completions: &mut Completions) -> bool {
+    fn receive_stream(&mut self, once: bool, arena: &mut Arena) -> Run {
         let result = match readiness::receive(self.fd(), arena) {
-            None => return false,
+            None => return Run::NoRoom,
             Some(Attempt::WouldBlock) => {
                 self.ready.readable = false;
-                return true;
+                return Run::Blocked;
             }
             Some(Attempt::Done(result)) => result,
         };
-        if let Ok(received) = &result {
-            self.ready.readable &= !received.drained || self.ready.read_closed;
-        }
-        let result = result.map(|received| received.bytes);
-        if result.as_ref().map_or(true, Lease::is_empty) {
+        let Ok(received) = result else {
+            self.receive = Receive::None;
+            return Run::Done(Outcome::Received(result.map(|received| received.bytes)));
+        };
+        self.ready.readable &= !received.drained || self.ready.read_closed;
+        if once || received.bytes.is_empty() {
             self.receive = Receive::None;
         }
-        completions.push_back(Completion { key, outcome: Outcome::Received(result) });
-        true
+        Run::Done(Outcome::Received(Ok(received.bytes)))
     }
 
     /// The result, unless nothing was there to receive.
@@ -557,25 +589,30 @@ impl Row {
         Some(result.map(|received| received.bytes))
     }
 
-    fn receive_datagrams(&mut self, key: Key, arena: &mut Arena, completions: &mut Completions) -> bool {
+    fn receive_datagrams(
+        &mut self,
+        key: Key,
+        mut left: u32,
+        arena: &mut Arena,
+        done: &mut Completions,
+    ) -> Run {
         for _ in 0..DATAGRAMS_PER_TURN {
-            match readiness::receive_datagram(self.fd(), arena) {
-                None => return false,
+            let result = match readiness::receive_datagram(self.fd(), arena) {
+                None => return Run::NoRoom,
                 Some(Attempt::WouldBlock) => {
                     self.ready.readable = false;
-                    return true;
+                    return Run::Blocked;
                 }
-                Some(Attempt::Done(result)) => {
-                    let failed = result.is_err();
-                    completions.push_back(Completion { key, outcome: Outcome::Datagram(result) });
-                    if failed {
-                        self.receive = Receive::None;
-                        return true;
-                    }
-                }
+                Some(Attempt::Done(result)) => result,
+            };
+            left = if result.is_ok() { less_one(left) } else { 0 };
+            self.receive = if left == 0 { Receive::None } else { Receive::Datagrams { left } };
+            done.push_back(Completion { key, outcome: Outcome::Datagram(result) });
+            if left == 0 {
+                break;
             }
         }
-        true
+        Run::Blocked
     }
 }
 

@@ -7,8 +7,10 @@
 //!   with exactly one final completion.
 //! - [`cancel`](Driver::cancel) asks for the end of an operation. The operation's own final completion
 //!   says what came of it; the cancel itself completes with nothing.
-//! - [`turn`](Driver::turn) makes the one system call that submits and waits, and appends what is
-//!   complete, bounded by [`COMPLETIONS_PER_TURN`](crate::limits::COMPLETIONS_PER_TURN).
+//! - [`turn`](Driver::turn) makes the one system call that submits and waits;
+//!   [`next_completion`](Driver::next_completion) then gives out what is complete, one by one, about
+//!   [`COMPLETIONS_PER_TURN`](crate::limits::COMPLETIONS_PER_TURN) of them. Operations may be submitted
+//!   and cancelled in between.
 //! - At most one receive, one send and one auxiliary operation of a slot are in flight.
 //! - A receive into the loop's buffers goes on by itself: running out of buffers or of queue entries
 //!   makes it slower, never wrong, and is invisible here.
@@ -34,7 +36,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
 
-use crate::buffer::Lease;
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::op::{Completion, Direction, Op, Submitted};
@@ -46,7 +47,7 @@ pub use probe::{Feature, Opened, features};
 pub use sim::{SimConfig, SimDatagramPeer, SimNet, SimPeer, SimPeerListener, SimSocket};
 
 /// Completions in the order in which they are to be dispatched.
-pub type Completions = VecDeque<Completion>;
+type Completions = VecDeque<Completion>;
 
 /// One kernel interface. All methods belong to the loop's thread, which is the one that calls
 /// [`turn`](Self::turn) first; the waker works from any thread.
@@ -134,14 +135,23 @@ impl Driver {
         dispatch!(self, driver => driver.cancel(key, direction));
     }
 
-    /// Submits, waits until something is complete or `deadline` has passed (`None`: for ever), and
-    /// appends what is complete.
+    /// Submits, and waits until something is complete or `deadline` has passed (`None`: for ever). Does not
+    /// wait while something of an earlier turn is still to be given out.
     ///
     /// # Errors
     ///
     /// Only what makes going on impossible, such as a completion that the kernel says it lost.
-    pub fn turn(&mut self, deadline: Option<Timestamp>, completions: &mut Completions) -> io::Result<()> {
-        dispatch!(self, driver => driver.turn(deadline, completions))
+    pub fn turn(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
+        dispatch!(self, driver => driver.turn(deadline))
+    }
+
+    /// The next completion, or `None` when the turn has no more.
+    ///
+    /// When spare receive memory is gone, received bytes come as private copies, so that whoever keeps
+    /// leases starves nobody.
+    #[inline]
+    pub fn next_completion(&mut self) -> Option<Completion> {
+        dispatch!(self, driver => driver.next_completion())
     }
 
     /// Ends our direction of a stream; the peer sees end of stream after what was sent.
@@ -163,13 +173,6 @@ impl Driver {
         dispatch!(self, driver => driver.waker())
     }
 
-    /// Copies a lease out of the loop's memory if spare memory is gone, so that whoever keeps leases
-    /// starves nobody. Called for each lease that is handed to the program.
-    #[inline]
-    pub fn settle(&mut self, lease: &mut Lease) {
-        dispatch!(self, driver => if driver.is_short_of_buffers() { lease.make_private() });
-    }
-
     /// Counters since the driver was opened.
     pub fn stats(&self) -> DriverStats {
         dispatch!(self, driver => driver.stats())
@@ -181,7 +184,7 @@ impl Driver {
 pub struct DriverStats {
     /// System calls that submit and wait.
     pub waits: u64,
-    /// Times a receive found no free buffer and had to be started again.
+    /// Times a receive found no free buffer and went on another way.
     pub buffers_exhausted: u64,
     /// Times the kernel's completion queue overflowed.
     pub overflows: u64,

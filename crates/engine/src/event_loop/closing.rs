@@ -24,8 +24,8 @@ impl<M> EventLoop<M> {
     /// Reads on while the connection closes: a peer may write all it has before it reads.
     pub(super) fn discard_input(&mut self, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
-        if !slot.receiving && !slot.connecting && !slot.input_ended {
-            slot.receiving = true;
+        if !slot.is_receiving() && !slot.connecting && !slot.input_ended {
+            slot.receives_left = u32::MAX;
             self.start(key, Op::Receive);
         }
     }

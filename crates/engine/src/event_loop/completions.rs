@@ -9,7 +9,7 @@ use crate::buffer::{Lease, OutQueue};
 use crate::driver::Socket;
 use crate::limits;
 use crate::log;
-use crate::op::{Op, Outcome, is_cancelled};
+use crate::op::{Op, Outcome, is_cancelled, less_one};
 use crate::socket;
 use crate::token::{ConnId, Key};
 
@@ -38,7 +38,7 @@ impl<M> EventLoop<M> {
             Outcome::Connected(result) => self.on_connected(conn, result),
             Outcome::ReceivedInto(buffer, result) => {
                 let slot = self.slots.get_mut(key)?;
-                slot.receiving = false;
+                slot.receives_left = 0;
                 slot.input_ended |=
                     result.as_ref().map_or_else(|error| !is_cancelled(error), |&count| count == 0);
                 match slot.phase {
@@ -48,14 +48,11 @@ impl<M> EventLoop<M> {
                 }
                 Some(Event::ReceivedInto(conn, buffer, result))
             }
-            Outcome::Datagram(mut result) => {
+            Outcome::Datagram(result) => {
                 let slot = self.slots.get_mut(key)?;
-                slot.receiving &= result.is_ok();
+                slot.receives_left = if result.is_ok() { less_one(slot.receives_left) } else { 0 };
                 if slot.phase != Phase::Open {
                     return None;
-                }
-                if let Ok(datagram) = &mut result {
-                    self.driver.settle(&mut datagram.bytes);
                 }
                 Some(Event::Datagram(conn, result))
             }
@@ -75,20 +72,18 @@ impl<M> EventLoop<M> {
     }
 
     #[inline(always)]
-    pub(super) fn on_received(&mut self, conn: ConnId, mut result: io::Result<Lease>) -> Option<Event<M>> {
+    pub(super) fn on_received(&mut self, conn: ConnId, result: io::Result<Lease>) -> Option<Event<M>> {
         let slot = self.slots.get_mut(conn.key())?;
         let count = match &result {
             Ok(lease) => lease.len(),
             Err(_) => 0,
         };
+        slot.receives_left = less_one(slot.receives_left);
         if count == 0 {
-            slot.receiving = false;
+            slot.receives_left = 0;
             slot.input_ended = !result.as_ref().is_err_and(is_cancelled);
         }
         if slot.phase == Phase::Open {
-            if let Ok(lease) = &mut result {
-                self.driver.settle(lease);
-            }
             return Some(Event::Received(conn, result));
         }
         slot.count = slot.count.saturating_add(count as u32);
@@ -133,6 +128,8 @@ impl<M> EventLoop<M> {
         if let Err(error) = result {
             slot.input_ended = true;
             slot.output_ended = true;
+            slot.receives_left = 0;
+            slot.waiting_receive = None;
             slot.out = None;
             if slot.phase != Phase::Open {
                 self.finish_close(key);
@@ -144,13 +141,10 @@ impl<M> EventLoop<M> {
             slot.dirty = true;
             self.dirty.push(key);
         }
-        let receives = match slot.phase {
-            Phase::Open => std::mem::take(&mut slot.receive_wanted),
-            _ => slot.phase == Phase::Flushing,
-        };
-        if receives {
-            slot.receiving = true;
-            self.start(key, Op::Receive);
+        if let Some(receive) = slot.waiting_receive.take() {
+            self.start(key, *receive);
+        } else if slot.phase == Phase::Flushing {
+            self.discard_input(key);
         }
         self.after_output(key);
         Some(Event::Connected(conn, Ok(())))
@@ -159,14 +153,16 @@ impl<M> EventLoop<M> {
     /// The queue of a send comes back.
     #[inline]
     pub(super) fn on_sent(&mut self, key: Key, mut queue: Box<OutQueue>, result: io::Result<()>) {
-        if !queue.is_empty() {
-            queue.clear();
-        }
+        let sent = queue.sent();
+        queue.clear();
         if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
             self.spare_queues.push(queue);
         }
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.sending = false;
+        if slot.reports_sends && slot.phase == Phase::Open {
+            return self.report_sent(key, sent, result);
+        }
         match result {
             Ok(()) if slot.phase == Phase::Open && !slot.output_ended && slot.out.is_none() => {}
             Ok(()) if slot.out.is_some() => {
@@ -178,6 +174,21 @@ impl<M> EventLoop<M> {
             Ok(()) => self.after_output(key),
             Err(error) => self.on_send_failed(key, error),
         }
+    }
+
+    /// The same for a connection whose front end wants to hear of it.
+    fn report_sent(&mut self, key: Key, sent: u64, result: io::Result<()>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if let Err(error) = &result {
+            slot.out = None;
+            slot.output_ended |= !is_cancelled(error);
+        }
+        if slot.out.is_some() && !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(key);
+        }
+        self.events.push_back(Event::Sent(ConnId::new(self.loop_number, key), sent, result));
+        self.after_output(key);
     }
 
     pub(super) fn on_send_failed(&mut self, key: Key, error: io::Error) {

@@ -24,13 +24,11 @@ use bytes::BytesMut;
 
 use crate::buffer::{Chunk, Lease, OutQueue};
 use crate::clock::Timestamp;
-use crate::driver::{
-    Completions, Driver, DriverChoice, DriverConfig, DriverKind, DriverStats, Opened, Socket, Waker,
-};
+use crate::driver::{Driver, DriverChoice, DriverConfig, DriverKind, DriverStats, Opened, Socket, Waker};
 use crate::limits;
 use crate::log;
 use crate::mailbox::{Mailbox, Sender};
-use crate::op::{Completion, Direction, InDatagram, Interest, Op, OutDatagram, Outcome, Submitted};
+use crate::op::{self, Completion, Direction, InDatagram, Interest, Op, OutDatagram, Outcome, Submitted};
 use crate::slab::{SlotNumbers, Table};
 use crate::socket::Address;
 use crate::timer::{TimerId, TimerWheel};
@@ -78,14 +76,18 @@ pub enum Event<M> {
     AcceptFailed(ConnId, io::Error, Duration),
     /// A connect ended. After an error the socket is of no more use, and what was queued is lost.
     Connected(ConnId, io::Result<()>),
-    /// Bytes arrived; an empty lease is the end of the stream. It and an error are the last.
+    /// Bytes arrived; an empty lease is the end of the stream. It and an error are the last, and so is what
+    /// [`EventLoop::receive_once`] brought.
     Received(ConnId, io::Result<Lease>),
     /// A receive into an owned buffer ended with this many bytes appended; 0 is the end of the stream.
     ReceivedInto(ConnId, BytesMut, io::Result<usize>),
-    /// A datagram arrived; an error is the last.
+    /// A datagram arrived; an error and the last that was asked for end the receive.
     Datagram(ConnId, io::Result<InDatagram>),
     /// Sending failed: what was queued is lost, and the connection is of no more use for writing.
     SendFailed(ConnId, io::Error),
+    /// A send ended for whose connection [`EventLoop::report_sends`] was called: so many of its bytes went to
+    /// the kernel. After an error what was queued is discarded; after a cancel the output stays usable.
+    Sent(ConnId, u64, io::Result<()>),
     /// A datagram was sent, or not.
     SentTo(ConnId, Box<OutDatagram>, io::Result<()>),
     /// A watched descriptor is ready; an error is the last.
@@ -142,8 +144,8 @@ pub struct EventLoop<M> {
     numbers: Arc<SlotNumbers>,
     mailbox: Mailbox<M, Waker>,
     timers: TimerWheel<TimerTask>,
-    /// What the driver reported and was not dispatched yet.
-    completions: Completions,
+    /// What ended as soon as it was submitted, and was not dispatched yet.
+    completions: VecDeque<Completion>,
     /// What became known outside a dispatch.
     events: VecDeque<Event<M>>,
     /// Slots with something in `out`, in the order in which they got it. Each at most once.
@@ -210,7 +212,7 @@ impl<M> EventLoop<M> {
             slots: Table::new(),
             numbers: Arc::new(SlotNumbers::new(config.slots)),
             timers: TimerWheel::new(now),
-            completions: Completions::with_capacity(limits::COMPLETIONS_PER_TURN),
+            completions: VecDeque::new(),
             events: VecDeque::new(),
             dirty: Vec::new(),
             spare_queues: Vec::new(),
@@ -233,11 +235,7 @@ impl<M> EventLoop<M> {
     pub fn turn(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
         self.flush_dirty();
         let deadline = self.wait_until(deadline);
-        if self.completions.is_empty() {
-            // Back to the start of its memory: a small batch then touches the same few cache lines each turn.
-            self.completions.clear();
-        }
-        let result = self.driver.turn(deadline, &mut self.completions);
+        let result = self.driver.turn(deadline);
         self.mailbox.awake();
         self.mailbox.begin_turn(limits::MESSAGES_PER_TURN);
         self.now = self.driver.now();
@@ -257,7 +255,7 @@ impl<M> EventLoop<M> {
                 return Some(event);
             }
             if Budget::take(&mut self.budget.completions)
-                && let Some(Completion { key, outcome }) = self.completions.pop_front()
+                && let Some(Completion { key, outcome }) = self.next_completion()
             {
                 match self.absorb(key, outcome) {
                     Some(event) => return Some(event),
@@ -277,6 +275,14 @@ impl<M> EventLoop<M> {
             }
             return self.events.pop_front();
         }
+    }
+
+    #[inline(always)]
+    fn next_completion(&mut self) -> Option<Completion> {
+        if !self.completions.is_empty() {
+            return self.completions.pop_front();
+        }
+        self.driver.next_completion()
     }
 
     /// How long the driver may wait. Announces the sleep to the mailbox if it may wait at all.
@@ -371,7 +377,7 @@ impl<M> EventLoop<M> {
     pub fn detach(&mut self, conn: ConnId) -> io::Result<Socket> {
         let slot = self.open_slot(conn)?;
         // What the driver has completed and nobody has seen yet is in flight as well.
-        if slot.receiving || slot.connecting || slot.has_output() {
+        if slot.is_receiving() || slot.connecting || slot.has_output() {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         let key = conn.key();
@@ -405,8 +411,20 @@ impl<M> EventLoop<M> {
     /// What socket(2) says; `OutOfMemory` when all slots are taken; `InvalidInput` for an address that
     /// cannot be connected to.
     pub fn connect(&mut self, address: &Address) -> io::Result<ConnId> {
-        let socket = self.driver.open_stream(address)?;
-        let conn = self.attach(socket)?;
+        let key = self.reserve()?;
+        self.connect_reserved(key, address)
+    }
+
+    /// [`connect`](Self::connect) under a name that was reserved for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect). The name is given back then.
+    pub fn connect_reserved(&mut self, key: Key, address: &Address) -> io::Result<ConnId> {
+        let socket = self.driver.open_stream(address).inspect_err(|_| {
+            self.numbers.release(key);
+        })?;
+        let conn = self.attach_reserved(key, socket)?;
         let slot = self.open_slot(conn)?;
         slot.connecting = true;
         self.start(conn.key(), Op::Connect(address.clone()));
@@ -420,12 +438,16 @@ impl<M> EventLoop<M> {
     /// `NotConnected` for a stale name or a stream whose input has ended; `ResourceBusy` while
     /// another receive is in flight.
     pub fn receive(&mut self, conn: ConnId) -> io::Result<()> {
-        let slot = self.open_slot(conn)?;
-        if slot.connecting {
-            slot.receive_wanted = true;
-            return Ok(());
-        }
-        self.start_receive(conn, Op::Receive)
+        self.start_receive(conn, Op::Receive, u32::MAX)
+    }
+
+    /// Receives once into the loop's buffers; one [`Event::Received`].
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive).
+    pub fn receive_once(&mut self, conn: ConnId) -> io::Result<()> {
+        self.start_receive(conn, Op::ReceiveOnce, 1)
     }
 
     /// Receives once into the spare capacity of `buffer`; one [`Event::ReceivedInto`].
@@ -437,17 +459,21 @@ impl<M> EventLoop<M> {
         if buffer.capacity() == buffer.len() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the buffer has no spare capacity"));
         }
-        self.start_receive(conn, Op::ReceiveInto(buffer))
+        self.start_receive(conn, Op::ReceiveInto(buffer), 1)
     }
 
-    /// Receives datagrams until the socket is closed; many [`Event::Datagram`].
+    /// Receives `count` datagrams, or as many as come until it is cancelled (`u32::MAX`); an
+    /// [`Event::Datagram`] for each.
     ///
     /// # Errors
     ///
-    /// As [`receive`](Self::receive).
-    pub fn receive_from(&mut self, conn: ConnId) -> io::Result<()> {
+    /// As [`receive`](Self::receive); `InvalidInput` for a count of zero.
+    pub fn receive_from(&mut self, conn: ConnId, count: u32) -> io::Result<()> {
+        if count == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a receive of no datagram"));
+        }
         self.open_slot(conn)?.role = Role::Datagram;
-        self.start_receive(conn, Op::ReceiveFrom)
+        self.start_receive(conn, Op::ReceiveFrom(count), count)
     }
 
     /// Ends the receive in flight; its last event carries the error for which
@@ -458,8 +484,16 @@ impl<M> EventLoop<M> {
     /// `NotConnected` for a stale name.
     pub fn cancel_receive(&mut self, conn: ConnId) -> io::Result<()> {
         let slot = self.open_slot(conn)?;
-        slot.receive_wanted = false;
-        self.driver.cancel(conn.key(), Direction::Receive);
+        match slot.waiting_receive.take() {
+            None => self.driver.cancel(conn.key(), Direction::Receive),
+            Some(receive) => {
+                slot.receives_left = 0;
+                self.events.push_back(match *receive {
+                    Op::ReceiveInto(buffer) => Event::ReceivedInto(conn, buffer, Err(op::cancelled())),
+                    _ => Event::Received(conn, Err(op::cancelled())),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -514,6 +548,28 @@ impl<M> EventLoop<M> {
         if !bytes.is_empty() {
             self.out_queue(conn)?.push_copy(bytes);
         }
+        Ok(())
+    }
+
+    /// From here on each send of the connection that ends brings an [`Event::Sent`], and none an
+    /// [`Event::SendFailed`].
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name.
+    pub fn report_sends(&mut self, conn: ConnId) -> io::Result<()> {
+        self.open_slot(conn)?.reports_sends = true;
+        Ok(())
+    }
+
+    /// Asks for the end of the send in flight. What it was to send and has not is discarded.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name.
+    pub fn cancel_send(&mut self, conn: ConnId) -> io::Result<()> {
+        self.open_slot(conn)?;
+        self.driver.cancel(conn.key(), Direction::Send);
         Ok(())
     }
 
@@ -651,15 +707,21 @@ impl<M> EventLoop<M> {
         Ok(())
     }
 
-    fn start_receive(&mut self, conn: ConnId, op: Op) -> io::Result<()> {
+    /// `times`: how often the operation may bring something.
+    fn start_receive(&mut self, conn: ConnId, op: Op, times: u32) -> io::Result<()> {
         let slot = self.open_slot(conn)?;
         if slot.input_ended {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        if std::mem::replace(&mut slot.receiving, true) {
+        if slot.is_receiving() {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
-        self.start(conn.key(), op);
+        slot.receives_left = times;
+        if slot.connecting {
+            slot.waiting_receive = Some(Box::new(op));
+        } else {
+            self.start(conn.key(), op);
+        }
         Ok(())
     }
 

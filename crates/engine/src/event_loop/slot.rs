@@ -1,6 +1,7 @@
 //! What the loop keeps for one socket, and the life of a socket.
 
 use crate::buffer::OutQueue;
+use crate::op::Op;
 use crate::timer::TimerId;
 use crate::token::Key;
 
@@ -8,8 +9,6 @@ use crate::token::Key;
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) phase: Phase,
-    /// A receive, of whatever kind, is in flight.
-    pub(super) receiving: bool,
     /// A send, of whatever kind, is in flight.
     pub(super) sending: bool,
     /// The slot is in the list of those to flush.
@@ -18,10 +17,15 @@ pub(super) struct Slot {
     pub(super) input_ended: bool,
     /// A connect is in flight: writes and the receive wait for it.
     pub(super) connecting: bool,
-    /// A receive was asked for while the connect was in flight.
-    pub(super) receive_wanted: bool,
     /// `shutdown_write` was asked for: nothing more may be written.
     pub(super) output_ended: bool,
+    /// The front end hears of each send that ends.
+    pub(super) reports_sends: bool,
+    /// How often the receive in flight, of whatever kind, will still bring something: 0 when there is none,
+    /// `u32::MAX` when it goes on until it ends.
+    pub(super) receives_left: u32,
+    /// The receive that waits for the connect in flight.
+    pub(super) waiting_receive: Option<Box<Op>>,
     /// Bytes written since the last flush; `None` while there is nothing.
     pub(super) out: Option<Box<OutQueue>>,
     /// What the socket is used for.
@@ -73,6 +77,12 @@ pub(super) enum TimerTask {
 }
 
 impl Slot {
+    /// Whether a receive, of whatever kind, is in flight.
+    #[inline]
+    pub(super) fn is_receiving(&self) -> bool {
+        self.receives_left > 0
+    }
+
     /// Whether anything written is not sent yet.
     #[inline]
     pub(super) fn has_output(&self) -> bool {

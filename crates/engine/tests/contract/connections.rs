@@ -164,7 +164,7 @@ fn stale_names_are_harmless(world: World) {
     assert_kind(event_loop.write(stale, Bytes::from_static(b"x").into()), NotConnected);
     assert_kind(event_loop.receive(stale), NotConnected);
     assert_kind(event_loop.receive_into(stale, BytesMut::with_capacity(1)), NotConnected);
-    assert_kind(event_loop.receive_from(stale), NotConnected);
+    assert_kind(event_loop.receive_from(stale, u32::MAX), NotConnected);
     assert_kind(event_loop.cancel_receive(stale), NotConnected);
     assert_kind(event_loop.send_to(stale, Box::new(datagram)), NotConnected);
     assert_kind(event_loop.shutdown_write(stale), NotConnected);

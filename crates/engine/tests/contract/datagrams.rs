@@ -44,7 +44,7 @@ fn expect_datagrams(rig: &mut Rig, conn: ConnId, count: usize) -> Vec<(Address, 
 fn datagrams_keep_their_boundaries_and_order(world: World) {
     let mut rig = Rig::new(world);
     let ((here, here_address), (there, there_address)) = (rig.datagram(), rig.datagram());
-    rig.event_loop.receive_from(there).expect("a fresh name");
+    rig.event_loop.receive_from(there, u32::MAX).expect("a fresh name");
     let bytes = pattern(1000);
     for round in 0..30 {
         for number in 0..10 {
@@ -66,7 +66,7 @@ fn datagrams_keep_their_boundaries_and_order(world: World) {
 fn the_longest_and_the_empty_datagram_arrive(world: World) {
     let mut rig = Rig::new(world);
     let ((here, _), (there, there_address)) = (rig.datagram(), rig.datagram());
-    rig.event_loop.receive_from(there).expect("a fresh name");
+    rig.event_loop.receive_from(there, u32::MAX).expect("a fresh name");
     // More of them than the arena has room for at one time, kept and not kept.
     let mut kept = Vec::new();
     for round in 0..60 {
@@ -85,11 +85,11 @@ fn the_longest_and_the_empty_datagram_arrive(world: World) {
 fn many_senders_are_told_apart_and_answered(world: World) {
     let mut rig = Rig::new(world);
     let (server, server_address) = rig.datagram();
-    rig.event_loop.receive_from(server).expect("a fresh name");
+    rig.event_loop.receive_from(server, u32::MAX).expect("a fresh name");
     let senders: Vec<_> = (0..200).map(|_| rig.datagram()).collect();
     let mut numbers = HashMap::new();
     for (number, (sender, address)) in senders.iter().enumerate() {
-        rig.event_loop.receive_from(*sender).expect("a fresh name");
+        rig.event_loop.receive_from(*sender, u32::MAX).expect("a fresh name");
         numbers.insert(address.clone(), number);
         send(&mut rig, *sender, &server_address, Bytes::copy_from_slice(&number.to_le_bytes()));
     }
@@ -106,7 +106,7 @@ fn many_senders_are_told_apart_and_answered(world: World) {
 fn a_flood_of_datagrams_leaves_turns_for_others(world: World) {
     let mut rig = Rig::new(world);
     let ((here, _), (there, there_address)) = (rig.datagram(), rig.datagram());
-    rig.event_loop.receive_from(there).expect("a fresh name");
+    rig.event_loop.receive_from(there, u32::MAX).expect("a fresh name");
     let (conn, mut peer) = rig.pair();
     rig.event_loop.receive(conn).expect("a fresh name");
     for round in 1..=20 {
@@ -159,7 +159,7 @@ fn a_datagram_waits_until_its_receiver_has_room(world: World) {
     }
     assert_kind(rig.event_loop.send_to(here, datagram(0)), ResourceBusy);
     assert_kind(rig.event_loop.detach(here), ResourceBusy);
-    rig.event_loop.receive_from(there).expect("a fresh name");
+    rig.event_loop.receive_from(there, u32::MAX).expect("a fresh name");
     for (number, (_, payload)) in expect_datagrams(&mut rig, there, sent as usize + 1).into_iter().enumerate()
     {
         assert_eq!(payload, (number as u32).to_le_bytes());

@@ -113,7 +113,7 @@ fn everything_in_flight(world: World, counter: &Counter, turns: usize) -> (Rig, 
     peers.push(rig.dial(&address));
     rig.event_loop.write_copy(listener, b"").expect("nothing is no write");
     let (datagrams, _) = rig.datagram();
-    rig.event_loop.receive_from(datagrams).expect("a fresh name");
+    rig.event_loop.receive_from(datagrams, u32::MAX).expect("a fresh name");
     let (sender, _) = rig.datagram();
     let datagram = OutDatagram { to: None, bytes: counter.bytes(pattern(100)) };
     rig.event_loop.send_to(sender, Box::new(datagram)).expect("a fresh name");

@@ -54,6 +54,7 @@ macro_rules! contract {
 mod cancelling;
 mod closing;
 mod connections;
+mod counted;
 mod datagrams;
 mod dropping;
 mod pressure;

@@ -9,9 +9,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
 use kolk_engine::buffer::OutQueue;
-use kolk_engine::driver::{
-    Completions, Driver, DriverChoice, DriverConfig, SimConfig, SimNet, SimPeer, Socket,
-};
+use kolk_engine::driver::{Driver, DriverChoice, DriverConfig, SimConfig, SimNet, SimPeer, Socket};
 use kolk_engine::op::{Completion, Direction, Op, Outcome, Submitted};
 use kolk_engine::token::{Generation, Key};
 
@@ -88,19 +86,13 @@ impl Machine {
         self.driver.cancel(key, direction);
     }
 
-    /// One turn without waiting longer than a virtual second; what completed, settled as a loop does.
+    /// One turn without waiting longer than a virtual second; what completed.
     pub(crate) fn turn(&mut self) -> usize {
         let deadline = self.driver.now() + Duration::from_secs(1);
-        let mut completions = Completions::new();
-        self.driver.turn(Some(deadline), &mut completions).expect("the simulated kernel loses nothing");
-        let count = completions.len();
-        for mut completion in completions {
-            if let Outcome::Received(Ok(lease)) = &mut completion.outcome {
-                self.driver.settle(lease);
-            }
-            self.log.push(completion);
-        }
-        count
+        self.driver.turn(Some(deadline)).expect("the simulated kernel loses nothing");
+        let before = self.log.len();
+        self.log.extend(std::iter::from_fn(|| self.driver.next_completion()));
+        self.log.len() - before
     }
 
     /// Turns until `done` says so.

@@ -66,6 +66,8 @@ pub struct Sim {
     /// By slot. A row is there from `attach` to `detach` or `Closed`.
     rows: Vec<Option<Row>>,
     memory: ReceiveMemory,
+    /// What the last turn collected and nobody has taken yet.
+    collected: Completions,
     /// Sockets whose rows have ended, closed as soon as the world is unlocked.
     closed: Vec<Socket>,
     /// The world's activity at the end of the last turn.
@@ -106,6 +108,7 @@ impl Sim {
             id,
             rows: Vec::new(),
             memory,
+            collected: Completions::new(),
             closed: Vec::new(),
             seen: 0,
             seen_at: net.now(),
@@ -171,20 +174,19 @@ impl Sim {
         }
     }
 
-    pub(super) fn turn(
-        &mut self,
-        deadline: Option<Timestamp>,
-        completions: &mut Completions,
-    ) -> io::Result<()> {
+    pub(super) fn turn(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
         self.waits += 1;
         let net = self.net.clone();
         let mut world = net.lock();
-        let mut batch = Batch { completions, room: COMPLETIONS_PER_TURN };
-        let deadline = deadline.unwrap_or(Timestamp::MAX);
+        let mut collected = std::mem::take(&mut self.collected);
+        let polls = !collected.is_empty();
+        let mut batch = Batch { completions: &mut collected, room: COMPLETIONS_PER_TURN };
+        let deadline =
+            deadline.filter(|_| !polls).unwrap_or(if polls { world.now() } else { Timestamp::MAX });
         world.set_deadline(self.id, deadline);
         let mut woken = world.take_wake(self.id);
         self.collect(&mut world, &mut batch);
-        if batch.is_empty() && !woken && self.memory.waiting() == 0 {
+        if !polls && batch.is_empty() && !woken && self.memory.waiting() == 0 {
             world = self.wait(&net, world, deadline);
             woken = world.take_wake(self.id);
             self.collect(&mut world, &mut batch);
@@ -193,11 +195,26 @@ impl Sim {
         if woken || !batch.is_empty() || world.now() > self.seen_at {
             world.note_answer_due();
         }
+        self.collected = collected;
         self.seen = world.activity();
         self.seen_at = world.now();
         net.release(world);
         self.closed.clear();
         Ok(())
+    }
+
+    /// The next of what the turn collected. If not one block is free, leases are copied out: at least one
+    /// block is then never kept by anybody.
+    pub(super) fn next_completion(&mut self) -> Option<Completion> {
+        let mut completion = self.collected.pop_front()?;
+        if !self.memory.pool.has_free(1) {
+            match &mut completion.outcome {
+                Outcome::Received(Ok(lease)) => lease.make_private(),
+                Outcome::Datagram(Ok(datagram)) => datagram.bytes.make_private(),
+                _ => {}
+            }
+        }
+        Some(completion)
     }
 
     pub(super) fn shutdown_write(&mut self, key: Key) -> io::Result<()> {
@@ -211,12 +228,6 @@ impl Sim {
 
     pub(super) fn waker(&self) -> Waker {
         Waker::Sim(SimWaker::new(&self.net, self.id))
-    }
-
-    /// Whether not one block is free. Who hands out a lease then copies it first, so at least one block
-    /// is never kept by anybody.
-    pub(super) fn is_short_of_buffers(&mut self) -> bool {
-        self.memory.pool.is_exhausted()
     }
 
     pub(super) fn stats(&self) -> DriverStats {

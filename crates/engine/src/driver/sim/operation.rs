@@ -13,7 +13,7 @@ use super::memory::ReceiveMemory;
 use super::world::{Edges, Owner, SocketId, World};
 use super::{SimNet, SimSocket};
 use crate::buffer::{FileRange, Lease, OutQueue};
-use crate::op::{InDatagram, Interest, OutDatagram, Outcome, cancelled};
+use crate::op::{InDatagram, Interest, OutDatagram, Outcome, cancelled, less_one};
 
 /// Bytes read from a file at one time.
 const FILE_PIECE: u64 = 4096;
@@ -65,10 +65,13 @@ fn would_block<T>(result: &io::Result<T>) -> bool {
 pub(super) enum Receive {
     /// Into the pool. `starved`: waits in line, or is at its head.
     Stream {
+        once: bool,
         starved: bool,
     },
     Into(BytesMut),
+    /// `left`: how many are still wanted.
     Datagrams {
+        left: u32,
         starved: bool,
     },
 }
@@ -76,9 +79,9 @@ pub(super) enum Receive {
 impl Operation for Receive {
     fn step(self, kernel: &mut Kernel<'_>) -> Progress<Self> {
         match self {
-            Self::Stream { starved } => receive(kernel, starved),
+            Self::Stream { once, starved } => receive(kernel, once, starved),
             Self::Into(buffer) => receive_into(kernel, buffer),
-            Self::Datagrams { starved } => receive_from(kernel, starved),
+            Self::Datagrams { left, starved } => receive_from(kernel, left, starved),
         }
     }
 
@@ -91,9 +94,9 @@ impl Operation for Receive {
     }
 }
 
-fn receive(kernel: &mut Kernel<'_>, starved: bool) -> Progress<Receive> {
+fn receive(kernel: &mut Kernel<'_>, once: bool, starved: bool) -> Progress<Receive> {
     if kernel.world.arrived_bytes(kernel.socket) == 0 {
-        return receive_nothing(kernel);
+        return receive_nothing(kernel, once);
     }
     let lease = match kernel.memory.acquire() {
         Some(block) => {
@@ -102,10 +105,13 @@ fn receive(kernel: &mut Kernel<'_>, starved: bool) -> Progress<Receive> {
         }
         // Whoever has waited and finds nothing again gets a private copy: slower, never wrong.
         None if starved => private_receive(kernel),
-        None => return Progress::Goes(Receive::Stream { starved: true }, Step::Starved),
+        None => return Progress::Goes(Receive::Stream { once, starved: true }, Step::Starved),
     };
     let received = Outcome::Received(Ok(lease));
-    Progress::Goes(Receive::Stream { starved: false }, Step::Completed(received))
+    if once {
+        return Progress::Ends(received);
+    }
+    Progress::Goes(Receive::Stream { once, starved: false }, Step::Completed(received))
 }
 
 fn private_receive(kernel: &mut Kernel<'_>) -> Lease {
@@ -116,11 +122,11 @@ fn private_receive(kernel: &mut Kernel<'_>) -> Lease {
 }
 
 /// Without bytes there is the end of the stream, an error, or nothing yet; none of them takes a block.
-fn receive_nothing(kernel: &mut Kernel<'_>) -> Progress<Receive> {
+fn receive_nothing(kernel: &mut Kernel<'_>, once: bool) -> Progress<Receive> {
     let result = kernel.world.read(kernel.socket, &mut [0]);
     debug_assert!(!matches!(result, Ok(1..)), "bytes without having arrived");
     if would_block(&result) {
-        return Progress::Goes(Receive::Stream { starved: false }, Step::Blocked);
+        return Progress::Goes(Receive::Stream { once, starved: false }, Step::Blocked);
     }
     Progress::Ends(Outcome::Received(result.map(|_| Lease::default())))
 }
@@ -135,15 +141,15 @@ fn receive_into(kernel: &mut Kernel<'_>, mut buffer: BytesMut) -> Progress<Recei
     Progress::Ends(Outcome::ReceivedInto(buffer, result))
 }
 
-fn receive_from(kernel: &mut Kernel<'_>, starved: bool) -> Progress<Receive> {
+fn receive_from(kernel: &mut Kernel<'_>, left: u32, starved: bool) -> Progress<Receive> {
     let Some(len) = kernel.world.next_datagram(kernel.socket) else {
-        return Progress::Goes(Receive::Datagrams { starved: false }, Step::Blocked);
+        return Progress::Goes(Receive::Datagrams { left, starved: false }, Step::Blocked);
     };
     // A datagram that fits no block gets memory of its own.
     let pooled = len <= kernel.memory.pool.block_size();
     let block = if pooled { kernel.memory.acquire() } else { None };
     if pooled && block.is_none() && !starved {
-        return Progress::Goes(Receive::Datagrams { starved: true }, Step::Starved);
+        return Progress::Goes(Receive::Datagrams { left, starved: true }, Step::Starved);
     }
     let message = match kernel.world.receive_from(kernel.socket) {
         Ok(message) => message,
@@ -160,7 +166,10 @@ fn receive_from(kernel: &mut Kernel<'_>, starved: bool) -> Progress<Receive> {
         None => bytes.into(),
     };
     let datagram = Outcome::Datagram(Ok(InDatagram { from, bytes: lease, truncated }));
-    Progress::Goes(Receive::Datagrams { starved: false }, Step::Completed(datagram))
+    match less_one(left) {
+        0 => Progress::Ends(datagram),
+        left => Progress::Goes(Receive::Datagrams { left, starved: false }, Step::Completed(datagram)),
+    }
 }
 
 /// A send, of whatever kind.

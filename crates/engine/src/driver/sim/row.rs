@@ -51,8 +51,9 @@ impl Row {
     pub(super) fn start(&mut self, op: Op, world: &mut World) -> Option<Direction> {
         debug_assert!(!self.closing, "{:?}: {op:?} after close", self.key);
         match op {
-            Op::Receive => start(&mut self.receive, Receive::Stream { starved: false }),
-            Op::ReceiveFrom => start(&mut self.receive, Receive::Datagrams { starved: false }),
+            Op::Receive => start(&mut self.receive, Receive::Stream { once: false, starved: false }),
+            Op::ReceiveOnce => start(&mut self.receive, Receive::Stream { once: true, starved: false }),
+            Op::ReceiveFrom(left) => start(&mut self.receive, Receive::Datagrams { left, starved: false }),
             Op::ReceiveInto(buffer) => {
                 debug_assert!(buffer.capacity() > buffer.len(), "a receive into a full buffer");
                 start(&mut self.receive, Receive::Into(buffer));

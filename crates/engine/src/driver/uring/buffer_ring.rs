@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
-use crate::buffer::{Block, Lease, Pool, Run};
+use crate::buffer::{Block, Lease, Pool};
 use crate::driver::DriverConfig;
 use crate::driver::linux::PageMemory;
 
@@ -31,10 +31,6 @@ pub(super) struct BufferRing {
     tail: u16,
     /// Blocks that the kernel may pick. 0 <= posted <= mask + 1.
     posted: u16,
-    /// The block in each entry of the ring, which the kernel takes in order.
-    blocks: Box<[Block]>,
-    /// By block: in which entry it was posted last.
-    entry_of: Box<[u16]>,
 }
 
 impl BufferRing {
@@ -52,23 +48,9 @@ impl BufferRing {
         unsafe { ring.submitter().register_buf_ring_with_flags(entries.address(), count, BUFFER_GROUP, 0) }?;
         let blocks = usize::from(count) + usize::from(config.ring_spare_buffers);
         let pool = Pool::new(config.ring_buffer_size, blocks);
-        let mut buffers = Self {
-            pool,
-            entries,
-            mask: count - 1,
-            tail: 0,
-            posted: 0,
-            blocks: vec![Block::from_index(0); usize::from(count)].into(),
-            entry_of: vec![0; blocks].into(),
-        };
+        let mut buffers = Self { pool, entries, mask: count - 1, tail: 0, posted: 0 };
         buffers.refill();
         Ok(buffers)
-    }
-
-    /// Blocks that the kernel may pick.
-    #[inline]
-    pub(super) fn posted(&self) -> u16 {
-        self.posted
     }
 
     /// Offers free blocks until the ring is full.
@@ -85,41 +67,28 @@ impl BufferRing {
         }
     }
 
-    /// The kernel has filled `len` bytes, from the block `index` on through those posted behind it, each
-    /// but the last up to its end. Neighbours in memory come out as one lease.
+    /// The kernel has filled the first `len` bytes of the block `index`. They come as a private copy if the
+    /// spares cannot fill the ring any more.
     #[inline]
-    pub(super) fn lend(&mut self, index: u16, len: usize, mut lent: impl FnMut(Lease)) {
-        let size = self.pool.block_size();
-        let mut entry = self.entry_of[usize::from(index)];
-        let mut left = len;
-        while left > 0 {
-            let mut run = Run::of(self.block_at(entry));
-            entry = entry.wrapping_add(1);
-            while run.blocks() * size < left && run.extend(self.block_at(entry)) {
-                entry = entry.wrapping_add(1);
-            }
-            let filled = left.min(run.blocks() * size);
-            left -= filled;
-            self.posted -= run.blocks() as u16;
-            lent(self.pool.lend_run(run, filled));
+    pub(super) fn lend(&mut self, index: u16, len: usize) -> Lease {
+        self.posted -= 1;
+        let mut lease = self.pool.lend(Block::from_index(index), len);
+        if !self.pool.has_free(usize::from(self.mask) + 1 - usize::from(self.posted)) {
+            lease.make_private();
         }
+        lease
     }
 
+    /// Bytes of one block.
     #[inline]
-    fn block_at(&self, entry: u16) -> Block {
-        self.blocks[usize::from(entry & self.mask)]
+    pub(super) fn block_size(&self) -> usize {
+        self.pool.block_size()
     }
 
     /// The kernel gave a block back unused.
     pub(super) fn take_back(&mut self, index: u16) {
         self.posted -= 1;
         self.pool.release(Block::from_index(index));
-    }
-
-    /// Whether the spares cannot fill the ring any more.
-    #[inline]
-    pub(super) fn is_short(&mut self) -> bool {
-        !self.pool.has_free(usize::from(self.mask) + 1 - usize::from(self.posted))
     }
 
     fn post(&mut self, block: Block) {
@@ -134,8 +103,6 @@ impl BufferRing {
             entry.set_len(len);
             entry.set_bid(block.index() as u16);
         }
-        self.blocks[index] = block;
-        self.entry_of[block.index()] = self.tail;
         self.tail = self.tail.wrapping_add(1);
         self.posted += 1;
     }

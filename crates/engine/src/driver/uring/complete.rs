@@ -6,12 +6,13 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use io_uring::cqueue;
 
 use super::row::{Auxiliary, Flight, Receive, Send};
-use super::{Completions, Uring};
-use crate::buffer::{Arena, Lease};
+use super::{Memory, Uring};
+use crate::buffer::Lease;
 use crate::driver::Socket;
 use crate::driver::readiness::{self, Attempt};
+use crate::driver::shelf::Place;
 use crate::limits::DATAGRAMS_PER_TURN;
-use crate::op::{Completion, Interest, Outcome, cancelled};
+use crate::op::{Completion, Interest, OutDatagram, Outcome, cancelled, less_one};
 use crate::token::{Key, Token, TokenKind};
 
 /// The kernel's answer to an operation.
@@ -45,111 +46,158 @@ impl Answer {
 }
 
 impl Uring {
+    /// What a completion of the kernel comes to: nothing, an outcome, or several, of which all but the first
+    /// stand in `done`.
     #[inline]
-    pub(super) fn complete(&mut self, entry: &cqueue::Entry, completions: &mut Completions) {
+    pub(super) fn complete(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
         let answer = Answer {
             result: entry.result(),
             more: cqueue::more(entry.flags()),
             buffer: cqueue::buffer_select(entry.flags()),
         };
         let token = Token::from_u64(entry.user_data()).expect("every entry carries a token");
-        if matches!(token.kind(), TokenKind::Wake | TokenKind::Cancel) {
-            if token.kind() == TokenKind::Wake && !answer.more && !self.ending {
-                self.watch_wake();
-            }
-            return;
-        }
         let key = token.key();
-        if !answer.more {
-            self.in_kernel -= 1;
-            self.row(key).in_kernel -= 1;
+        let outcome = match token.kind() {
+            TokenKind::Receive => self.complete_receive(key, answer),
+            TokenKind::Send => self.complete_send(key, answer),
+            kind => self.complete_rare(kind, key, answer),
+        };
+        outcome.map(|outcome| Completion { key, outcome })
+    }
+
+    /// The operations that no message waits for.
+    #[inline(never)]
+    fn complete_rare(&mut self, kind: TokenKind, key: Key, answer: Answer) -> Option<Outcome> {
+        match kind {
+            TokenKind::Accept => self.complete_accept(key, answer),
+            TokenKind::Connect => self.complete_connect(key, answer),
+            TokenKind::Watch => self.complete_watch(key, answer),
+            TokenKind::Datagram => self.complete_datagram(key, answer),
+            TokenKind::Wake => {
+                if !answer.more && !self.ending {
+                    self.watch_wake();
+                }
+                None
+            }
+            // What the request to cancel completes with says nothing.
+            TokenKind::Cancel => None,
+            TokenKind::Receive | TokenKind::Send => unreachable!("completed by the caller"),
         }
-        match token.kind() {
-            TokenKind::Receive => self.complete_receive(key, answer, completions),
-            TokenKind::Send => self.complete_send(key, answer, completions),
-            TokenKind::Accept => self.complete_accept(key, answer, completions),
-            TokenKind::Connect => self.complete_connect(key, answer, completions),
-            TokenKind::Watch => self.complete_watch(key, answer, completions),
-            TokenKind::Datagram => self.complete_datagram(key, answer, completions),
-            TokenKind::Wake | TokenKind::Cancel => unreachable!("handled above"),
-        }
-        if !answer.more {
+    }
+
+    /// Takes note that the kernel has one operation of the slot less.
+    #[inline]
+    fn leave_kernel(&mut self, key: Key) {
+        self.in_kernel -= 1;
+        self.row(key).in_kernel -= 1;
+    }
+
+    /// After the last outcome of an operation: closes the slot if it waits for that.
+    #[inline]
+    fn operation_ended(&mut self, key: Key) {
+        if self.row(key).closing {
             let closed = self.close_if_idle(key);
-            completions.extend(closed.map(|outcome| Completion { key, outcome }));
+            self.done.extend(closed.map(|outcome| Completion { key, outcome }));
         }
     }
 
     #[inline]
-    fn complete_receive(&mut self, key: Key, answer: Answer, completions: &mut Completions) {
+    fn complete_receive(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
         match self.row(key).receive {
-            Receive::Stream(flight) => self.complete_stream(key, flight, answer, completions),
-            Receive::Into(place, flight) => {
-                if answer.is_passing() && flight == Flight::InKernel {
-                    let buffer = self.memory.buffers.take(place);
-                    self.row(key).receive = Receive::None;
-                    return self.start_receive_into(key, buffer);
-                }
-                self.row(key).receive = Receive::None;
-                let mut buffer = self.memory.buffers.take(place);
-                if let Some(count) = usize::try_from(answer.result).ok().filter(|&count| count > 0) {
-                    // SAFETY: the kernel has written that many bytes behind the buffer's end.
-                    unsafe { bytes::BufMut::advance_mut(&mut buffer, count) };
-                }
-                let outcome = Outcome::ReceivedInto(buffer, answer.into_result());
-                completions.push_back(Completion { key, outcome });
-            }
-            Receive::None | Receive::Datagrams(_) => {
+            Receive::Stream { once, flight } => self.complete_stream(key, once, flight, answer),
+            Receive::Into(place, flight) => self.complete_receive_into(key, place, flight, answer),
+            Receive::None | Receive::Datagrams { .. } => {
                 unreachable!("{key:?}: a receive completed that was not in flight")
             }
         }
     }
 
+    fn complete_receive_into(
+        &mut self,
+        key: Key,
+        place: Place,
+        flight: Flight,
+        answer: Answer,
+    ) -> Option<Outcome> {
+        self.leave_kernel(key);
+        self.row(key).receive = Receive::None;
+        let mut buffer = self.memory.buffers.take(place);
+        if answer.is_passing() && flight == Flight::InKernel {
+            self.start_receive_into(key, buffer);
+            return None;
+        }
+        if let Some(count) = usize::try_from(answer.result).ok().filter(|&count| count > 0) {
+            // SAFETY: the kernel has written that many bytes behind the buffer's end.
+            unsafe { bytes::BufMut::advance_mut(&mut buffer, count) };
+        }
+        self.operation_ended(key);
+        Some(Outcome::ReceivedInto(buffer, answer.into_result()))
+    }
+
     /// One receive into the ring's buffers. Bytes go on in any case; what follows depends on why the
     /// kernel stopped, if it did.
     #[inline]
-    fn complete_stream(&mut self, key: Key, flight: Flight, answer: Answer, completions: &mut Completions) {
-        let mut report =
-            |result| completions.push_back(Completion { key, outcome: Outcome::Received(result) });
-        let has_bytes = answer.result > 0;
-        match answer.buffer {
-            Some(index) if has_bytes => {
-                self.memory.receive_buffers.lend(index, answer.result as usize, |bytes| report(Ok(bytes)));
-            }
-            Some(index) => self.memory.receive_buffers.take_back(index),
-            None => debug_assert!(!has_bytes, "{key:?}: received bytes lie in a buffer"),
-        }
+    fn complete_stream(&mut self, key: Key, once: bool, flight: Flight, answer: Answer) -> Option<Outcome> {
+        let received = self.take_buffer(answer).map(|bytes| Outcome::Received(Ok(bytes)));
         if answer.more {
-            return;
+            return received;
         }
-        let ending = flight == Flight::Ending;
+        self.stream_stopped(key, once, flight, answer, received)
+    }
+
+    /// The bytes of a receive, out of the ring.
+    #[inline]
+    fn take_buffer(&mut self, answer: Answer) -> Option<Lease> {
+        let index = answer.buffer?;
+        if answer.result > 0 {
+            return Some(self.memory.receive_buffers.lend(index, answer.result as usize));
+        }
+        self.memory.receive_buffers.take_back(index);
+        None
+    }
+
+    /// The kernel has stopped receiving, with or after `received`.
+    fn stream_stopped(
+        &mut self,
+        key: Key,
+        once: bool,
+        flight: Flight,
+        answer: Answer,
+        received: Option<Outcome>,
+    ) -> Option<Outcome> {
+        self.leave_kernel(key);
         let starved = answer.error() == Some(libc::ENOBUFS);
-        if (has_bytes || starved || answer.is_passing()) && !ending {
-            return self.continue_receive(key, starved);
-        }
-        // From here on it has ended: by the end of the stream, an error or a cancel.
-        self.row(key).receive = Receive::None;
-        if has_bytes || starved || answer.is_passing() {
-            report(Err(cancelled()));
-        } else {
-            report(answer.into_result().map(|_| Lease::default()));
-        }
-    }
-
-    /// Starts a receive again that goes on. While some wait in line for a buffer, and if the ring was empty,
-    /// it joins the line.
-    #[inline]
-    fn continue_receive(&mut self, key: Key, starved: bool) {
         self.ring.stats.buffers_exhausted += u64::from(starved);
-        if starved || !self.starved.is_empty() {
-            self.row(key).receive = Receive::Stream(Flight::Starved);
-            self.starved.push_back(key);
-        } else {
-            self.arm_receive(key);
+        let goes_on = received.is_some() || starved || answer.is_passing();
+        if goes_on && flight != Flight::Ending && !(once && received.is_some()) {
+            let filled = answer.result as usize == self.memory.receive_buffers.block_size();
+            if starved || filled {
+                self.row(key).receive = Receive::Stream { once, flight: Flight::InLine };
+                self.stand_in_line(key);
+                self.line_share += 1;
+            } else {
+                self.arm_receive(key);
+            }
+            return received;
         }
+        // It has ended: by what was asked for, the end of the stream, an error or a cancel.
+        self.row(key).receive = Receive::None;
+        let last = match received {
+            Some(bytes) if once => bytes,
+            Some(bytes) => {
+                self.done.push_back(Completion { key, outcome: Outcome::Received(Err(cancelled())) });
+                bytes
+            }
+            None if goes_on => Outcome::Received(Err(cancelled())),
+            None => Outcome::Received(answer.into_result().map(|_| Lease::default())),
+        };
+        self.operation_ended(key);
+        Some(last)
     }
 
     #[inline]
-    fn complete_send(&mut self, key: Key, answer: Answer, completions: &mut Completions) {
+    fn complete_send(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
+        self.leave_kernel(key);
         let outcome = match std::mem::take(&mut self.row(key).send) {
             Send::Queue { mut queue, ending, header } => {
                 let polled = header.is_none() && queue.front_file().is_some();
@@ -158,147 +206,219 @@ impl Uring {
                     queue.advance(answer.result as u64);
                 }
                 if queue.is_empty() {
-                    Some(Outcome::Sent(queue, Ok(())))
+                    Outcome::Sent(queue, Ok(()))
                 } else if ending {
-                    Some(Outcome::Sent(queue, Err(cancelled())))
+                    Outcome::Sent(queue, Err(cancelled()))
                 } else if answer.error().is_some() && !answer.is_passing() {
-                    Some(Outcome::Sent(queue, answer.into_result().map(drop)))
+                    Outcome::Sent(queue, answer.into_result().map(drop))
                 } else {
-                    self.start_send(key, queue)
+                    self.start_send(key, queue)?
                 }
             }
-            Send::Datagram { datagram, ending: true } => Some(Outcome::SentTo(datagram, Err(cancelled()))),
-            Send::Datagram { datagram, ending: false } => {
-                match readiness::send_datagram(self.row(key).fd(), &datagram) {
-                    Attempt::Done(result) => Some(Outcome::SentTo(datagram, result)),
-                    Attempt::WouldBlock => {
-                        self.row(key).send = Send::Datagram { datagram, ending: false };
-                        self.arm_poll(key, TokenKind::Send, libc::POLLOUT, false);
-                        None
-                    }
-                }
-            }
+            Send::Datagram { datagram, ending } => self.continue_datagram_send(key, datagram, ending)?,
             Send::None => unreachable!("{key:?}: a send completed that was not in flight"),
         };
-        if let Some(outcome) = outcome {
-            completions.push_back(Completion { key, outcome });
+        self.operation_ended(key);
+        Some(outcome)
+    }
+
+    fn continue_datagram_send(
+        &mut self,
+        key: Key,
+        datagram: Box<OutDatagram>,
+        ending: bool,
+    ) -> Option<Outcome> {
+        if ending {
+            return Some(Outcome::SentTo(datagram, Err(cancelled())));
+        }
+        match readiness::send_datagram(self.row(key).fd(), &datagram) {
+            Attempt::Done(result) => Some(Outcome::SentTo(datagram, result)),
+            Attempt::WouldBlock => {
+                self.row(key).send = Send::Datagram { datagram, ending };
+                self.arm_poll(key, TokenKind::Send, libc::POLLOUT, false);
+                None
+            }
         }
     }
 
-    fn complete_accept(&mut self, key: Key, answer: Answer, completions: &mut Completions) {
+    fn complete_accept(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
         let Auxiliary::Accept { ending } = self.row(key).auxiliary else {
             unreachable!("{key:?}: an accept completed that was not in flight")
         };
-        let mut report =
-            |result| completions.push_back(Completion { key, outcome: Outcome::Accepted(result) });
-        let failed = answer.result < 0 && !answer.is_passing();
-        if answer.result >= 0 {
+        let accepted = (answer.result >= 0).then(|| {
             // SAFETY: the kernel made the descriptor for this completion, and nobody else owns it.
             let fd = unsafe { OwnedFd::from_raw_fd(answer.result) };
-            report(Ok(Socket::from(fd)));
-        }
+            Outcome::Accepted(Ok(Socket::from(fd)))
+        });
         if answer.more {
-            return;
+            return accepted;
         }
-        if failed || ending {
-            report(if failed {
-                Err(answer.into_result().expect_err("the result is negative"))
-            } else {
-                Err(cancelled())
-            });
-            self.row(key).auxiliary = Auxiliary::None;
-        } else {
-            self.arm_accept(key);
-        }
+        self.auxiliary_stopped(key, answer, ending, accepted, Self::arm_accept, |error| {
+            Outcome::Accepted(Err(error))
+        })
     }
 
-    fn complete_connect(&mut self, key: Key, answer: Answer, completions: &mut Completions) {
+    fn complete_connect(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
+        self.leave_kernel(key);
         let Auxiliary::Connect(place) = std::mem::take(&mut self.row(key).auxiliary) else {
             unreachable!("{key:?}: a connect completed that was not in flight")
         };
         drop(self.memory.addresses.take(place));
-        let outcome = Outcome::Connected(answer.into_result().map(drop));
-        completions.push_back(Completion { key, outcome });
+        self.operation_ended(key);
+        Some(Outcome::Connected(answer.into_result().map(drop)))
     }
 
-    fn complete_watch(&mut self, key: Key, answer: Answer, completions: &mut Completions) {
+    fn complete_watch(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
         let Auxiliary::Watch { interest, ending } = self.row(key).auxiliary else {
             unreachable!("{key:?}: a watch completed that was not in flight")
         };
-        let mut report = |result| completions.push_back(Completion { key, outcome: Outcome::Ready(result) });
-        let failed = answer.result < 0 && !answer.is_passing();
-        if answer.result > 0 {
-            report(Ok(readiness_of(answer.result, interest)));
-        }
+        let ready = (answer.result > 0).then(|| Outcome::Ready(Ok(readiness_of(answer.result, interest))));
         if answer.more {
-            return;
+            return ready;
         }
-        if failed || ending {
-            self.row(key).auxiliary = Auxiliary::None;
-            report(if failed {
-                Err(answer.into_result().expect_err("the result is negative"))
-            } else {
-                Err(cancelled())
-            });
-        } else {
-            self.arm_watch(key, interest);
-        }
+        let arm = |driver: &mut Self, key| driver.arm_watch(key, interest);
+        self.auxiliary_stopped(key, answer, ending, ready, arm, |error| Outcome::Ready(Err(error)))
+    }
+
+    /// The kernel has stopped an accept or a watch, with or after `last`: it begins again, unless it failed or
+    /// was told to end.
+    fn auxiliary_stopped(
+        &mut self,
+        key: Key,
+        answer: Answer,
+        ending: bool,
+        last: Option<Outcome>,
+        arm: impl Fn(&mut Self, Key),
+        failure: impl Fn(io::Error) -> Outcome,
+    ) -> Option<Outcome> {
+        self.leave_kernel(key);
+        let error = match answer.into_result() {
+            Err(error) if !answer.is_passing() => error,
+            _ if ending => cancelled(),
+            _ => {
+                arm(self, key);
+                return last;
+            }
+        };
+        self.row(key).auxiliary = Auxiliary::None;
+        let failed = failure(error);
+        let first = match last {
+            None => failed,
+            Some(last) => {
+                self.done.push_back(Completion { key, outcome: failed });
+                last
+            }
+        };
+        self.operation_ended(key);
+        Some(first)
     }
 
     /// Datagrams are there, or the poll has ended.
-    fn complete_datagram(&mut self, key: Key, answer: Answer, completions: &mut Completions) {
-        let Receive::Datagrams(flight) = self.row(key).receive else {
+    fn complete_datagram(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
+        self.leave_kernel(key);
+        let Receive::Datagrams { left, flight } = self.row(key).receive else {
             unreachable!("{key:?}: a datagram poll completed that was not in flight")
         };
-        if !answer.more {
-            let failed = answer.result < 0 && !answer.is_passing();
-            if failed || matches!(flight, Flight::Ending | Flight::Failed(_)) {
-                self.row(key).receive = Receive::None;
-                let error = match flight {
-                    Flight::Failed(code) => io::Error::from_raw_os_error(code),
-                    _ => answer.into_result().err().unwrap_or_else(cancelled),
-                };
-                completions.push_back(Completion { key, outcome: Outcome::Datagram(Err(error)) });
-                return;
+        let error = match answer.into_result() {
+            Err(error) if !answer.is_passing() => error,
+            _ if flight == Flight::Ending => cancelled(),
+            _ => {
+                self.row(key).receive = Receive::Datagrams { left, flight: Flight::InLine };
+                self.stand_in_line(key);
+                self.line_share += 1;
+                return None;
             }
-            self.arm_poll(key, TokenKind::Datagram, libc::POLLIN, true);
-        }
-        if flight == Flight::InKernel {
-            self.row(key).receive = Receive::Datagrams(Flight::Ready);
-            self.continue_datagrams(key, completions);
+        };
+        self.row(key).receive = Receive::None;
+        self.operation_ended(key);
+        Some(Outcome::Datagram(Err(error)))
+    }
+}
+
+/// Receiving by ordinary calls.
+impl Uring {
+    fn stand_in_line(&mut self, key: Key) {
+        // A slot that was given up and begins anew may stand there still.
+        if !std::mem::replace(&mut self.row(key).in_line, true) {
+            self.line.push_back(key);
         }
     }
 
-    /// Takes the datagrams of one socket, up to its share of the turn.
-    pub(super) fn continue_datagrams(&mut self, key: Key, completions: &mut Completions) {
-        let memory = &mut *self.memory;
-        let (size, blocks) = memory.arena_config;
-        let arena = memory.arena.get_or_insert_with(|| Arena::new(size, blocks));
-        let Some(row) = memory.rows.get_mut(key.index() as usize) else { return };
-        if row.generation != Some(key.generation())
-            || !matches!(row.receive, Receive::Datagrams(Flight::Ready))
-        {
-            return;
+    /// Lets the first of the line receive; what it brings stands in `done`.
+    pub(super) fn serve_line(&mut self) {
+        let Some(key) = self.line.pop_front() else { return };
+        // A stale key is of a slot that was closed while it waited.
+        let Some(row) = self.row_mut(key) else { return };
+        row.in_line = false;
+        let has_room = match row.receive {
+            Receive::Stream { once, flight: Flight::InLine } => self.continue_stream(key, once),
+            Receive::Datagrams { left, flight: Flight::InLine } => self.continue_datagrams(key, left),
+            _ => true,
+        };
+        if !has_room {
+            // Whoever could not be served is the first of the next turn.
+            self.row(key).in_line = true;
+            self.line.push_front(key);
+            self.line_share = 0;
         }
+    }
+
+    /// Receives once. Answers `false` when the arena has no room for it.
+    fn continue_stream(&mut self, key: Key, once: bool) -> bool {
+        let Memory { rows, arena, .. } = &mut *self.memory;
+        let row = &mut rows[key.index() as usize];
+        let result = match readiness::receive(row.fd(), arena) {
+            None => return false,
+            Some(Attempt::WouldBlock) => {
+                row.receive = Receive::Stream { once, flight: Flight::InKernel };
+                self.arm_receive(key);
+                return true;
+            }
+            Some(Attempt::Done(result)) => result,
+        };
+        let ended = !result.as_ref().is_ok_and(|received| !received.bytes.is_empty());
+        let drained = result.as_ref().is_ok_and(|received| received.drained);
+        let outcome = Outcome::Received(result.map(|received| received.bytes));
+        self.done.push_back(Completion { key, outcome });
+        if ended || once {
+            row.receive = Receive::None;
+        } else if drained {
+            row.receive = Receive::Stream { once, flight: Flight::InKernel };
+            self.arm_receive(key);
+        } else {
+            self.stand_in_line(key);
+        }
+        true
+    }
+
+    /// Takes the datagrams of one socket, up to its share of the turn. Answers `false` when the arena has no
+    /// room for one.
+    fn continue_datagrams(&mut self, key: Key, mut left: u32) -> bool {
+        let Memory { rows, arena, .. } = &mut *self.memory;
+        let row = &mut rows[key.index() as usize];
         for _ in 0..DATAGRAMS_PER_TURN {
-            match readiness::receive_datagram(row.fd(), arena) {
-                None => break,
+            let result = match readiness::receive_datagram(row.fd(), arena) {
+                None => {
+                    row.receive = Receive::Datagrams { left, flight: Flight::InLine };
+                    return false;
+                }
                 Some(Attempt::WouldBlock) => {
-                    row.receive = Receive::Datagrams(Flight::InKernel);
-                    return;
+                    row.receive = Receive::Datagrams { left, flight: Flight::InKernel };
+                    self.arm_poll(key, TokenKind::Datagram, libc::POLLIN, false);
+                    return true;
                 }
-                Some(Attempt::Done(Ok(datagram))) => {
-                    completions.push_back(Completion { key, outcome: Outcome::Datagram(Ok(datagram)) });
-                }
-                Some(Attempt::Done(Err(error))) => {
-                    row.receive =
-                        Receive::Datagrams(Flight::Failed(error.raw_os_error().unwrap_or(libc::EIO)));
-                    self.cancel_in_kernel(key, TokenKind::Datagram);
-                    return;
-                }
+                Some(Attempt::Done(result)) => result,
+            };
+            left = if result.is_ok() { less_one(left) } else { 0 };
+            self.done.push_back(Completion { key, outcome: Outcome::Datagram(result) });
+            if left == 0 {
+                row.receive = Receive::None;
+                return true;
             }
         }
-        self.ready.push_back(key);
+        row.receive = Receive::Datagrams { left, flight: Flight::InLine };
+        self.stand_in_line(key);
+        true
     }
 }
 

@@ -52,10 +52,10 @@ pub struct Uring {
     wake: EventFd,
     /// What completed outside a turn.
     done: Completions,
-    /// Slots whose receive waits for a buffer, first come first served.
-    starved: VecDeque<Key>,
-    /// Slots with datagrams that the last turn had no room for.
-    ready: VecDeque<Key>,
+    /// Slots whose receive goes on by ordinary calls, first come first served; each at most once.
+    line: VecDeque<Key>,
+    /// How many of the line may still go on in this turn.
+    line_share: usize,
     /// Operations of all slots that the kernel has.
     in_kernel: usize,
     /// The driver is being dropped.
@@ -73,9 +73,8 @@ struct Memory {
     addresses: Shelf<Box<SockAddr>>,
     #[expect(clippy::vec_box, reason = "the kernel reads a header where it is")]
     spare_headers: Vec<Box<MessageHeader>>,
-    /// For datagrams; made when the first is received.
-    arena: Option<Arena>,
-    arena_config: (usize, usize),
+    /// For what is received by ordinary calls. Its memory is untouched until the first of them.
+    arena: Arena,
 }
 
 impl Uring {
@@ -89,16 +88,15 @@ impl Uring {
             buffers: Shelf::new(),
             addresses: Shelf::new(),
             spare_headers: Vec::new(),
-            arena: None,
-            arena_config: (config.arena_block_size, config.arena_blocks),
+            arena: Arena::new(config.arena_block_size, config.arena_blocks),
         };
         let mut driver = Self {
             ring: ManuallyDrop::new(ring),
             memory: ManuallyDrop::new(memory),
             wake,
             done: Completions::new(),
-            starved: VecDeque::new(),
-            ready: VecDeque::new(),
+            line: VecDeque::new(),
+            line_share: 0,
             in_kernel: 0,
             ending: false,
         };
@@ -147,13 +145,17 @@ impl Uring {
                 };
             }
             Op::Receive => {
-                row.start_receiving(Receive::Stream(Flight::InKernel));
+                row.start_receiving(Receive::Stream { once: false, flight: Flight::InKernel });
+                self.arm_receive(key);
+            }
+            Op::ReceiveOnce => {
+                row.start_receiving(Receive::Stream { once: true, flight: Flight::InKernel });
                 self.arm_receive(key);
             }
             Op::ReceiveInto(buffer) => self.start_receive_into(key, buffer),
-            Op::ReceiveFrom => {
-                row.start_receiving(Receive::Datagrams(Flight::InKernel));
-                self.arm_poll(key, TokenKind::Datagram, libc::POLLIN, true);
+            Op::ReceiveFrom(left) => {
+                row.start_receiving(Receive::Datagrams { left, flight: Flight::InKernel });
+                self.arm_poll(key, TokenKind::Datagram, libc::POLLIN, false);
             }
             Op::SendTo(datagram) => match readiness::send_datagram(row.fd(), &datagram) {
                 Attempt::Done(result) => return Submitted::Done(Outcome::SentTo(datagram, result)),
@@ -190,21 +192,35 @@ impl Uring {
         }
     }
 
-    pub(super) fn turn(
-        &mut self,
-        deadline: Option<Timestamp>,
-        completions: &mut Completions,
-    ) -> io::Result<()> {
-        self.begin_turn(completions);
-        let polls = !completions.is_empty() || !self.ready.is_empty() || self.ring.has_completions();
+    pub(super) fn turn(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
+        // Takes back what leases returned.
+        self.memory.receive_buffers.refill();
+        self.memory.arena.begin_turn();
+        let polls = !self.done.is_empty() || !self.line.is_empty() || self.ring.has_completions();
         self.ring.wait(if polls { Some(Timestamp::ZERO) } else { deadline })?;
         self.ring.note_overflow();
-        let count = self.ring.take_batch()?;
-        for index in 0..count {
-            let entry = self.ring.batch_entry(index, count);
-            self.complete(&entry, completions);
-        }
+        self.ring.take_batch()?;
+        self.line_share = self.line.len().min(COMPLETIONS_PER_TURN);
         Ok(())
+    }
+
+    #[inline]
+    pub(super) fn next_completion(&mut self) -> Option<Completion> {
+        loop {
+            if let Some(completion) = self.done.pop_front() {
+                return Some(completion);
+            }
+            if let Some(entry) = self.ring.next_entry() {
+                if let Some(completion) = self.complete(&entry) {
+                    return Some(completion);
+                }
+            } else if self.line_share > 0 {
+                self.line_share -= 1;
+                self.serve_line();
+            } else {
+                return None;
+            }
+        }
     }
 
     pub(super) fn shutdown_write(&mut self, key: Key) -> io::Result<()> {
@@ -223,71 +239,26 @@ impl Uring {
         Waker::EventFd(self.wake.clone())
     }
 
-    #[inline]
-    pub(super) fn is_short_of_buffers(&mut self) -> bool {
-        self.memory.receive_buffers.is_short() || self.memory.arena.as_mut().is_some_and(Arena::is_exhausted)
-    }
-
     pub(super) fn stats(&self) -> DriverStats {
         self.ring.stats
     }
 
     // ---- starting -------------------------------------------------------------------------------
 
-    /// Takes back what leases returned, and starts those again that waited for it.
-    fn begin_turn(&mut self, completions: &mut Completions) {
-        self.memory.receive_buffers.refill();
-        self.rearm_starved();
-        if let Some(arena) = &mut self.memory.arena {
-            arena.begin_turn();
-        }
-        completions.append(&mut self.done);
-        for _ in 0..self.ready.len() {
-            if completions.len() >= COMPLETIONS_PER_TURN {
-                break;
-            }
-            if let Some(key) = self.ready.pop_front() {
-                self.continue_datagrams(key, completions);
-            }
-        }
-    }
-
-    /// As many starved receives as there are buffers: a further one would only fail again. Each takes one
-    /// buffer and goes to the end of the line, so that a flood cannot take what the others wait for.
-    fn rearm_starved(&mut self) {
-        for _ in 0..self.memory.receive_buffers.posted() {
-            let Some(key) = self.starved.pop_front() else { return };
-            // A stale key is of a slot that was closed while it waited.
-            if let Some(row) = self.row_mut(key)
-                && matches!(row.receive, Receive::Stream(Flight::Starved))
-            {
-                row.receive = Receive::Stream(Flight::InKernel);
-                self.receive_once(key);
-            }
-        }
-    }
-
-    /// Receives for as long as there are buffers and the kernel can tell that more has come.
+    /// Receives into the ring's buffers: one of them, or for as long as there are any.
     #[inline]
     fn arm_receive(&mut self, key: Key) {
         let row = self.row(key);
-        if row.single_shot {
-            return self.receive_once(key);
-        }
         let fd = types::Fd(row.raw_fd());
-        let entry = opcode::RecvMulti::new(fd, BUFFER_GROUP).build();
+        let entry = if row.single_shot || matches!(row.receive, Receive::Stream { once: true, .. }) {
+            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                .buf_group(BUFFER_GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        } else {
+            opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
+        };
         // SAFETY: the entry names no memory but the buffer ring's, which outlives the kernel's ring.
-        unsafe { self.push(key, TokenKind::Receive, entry) };
-    }
-
-    /// Receives into one buffer of the ring.
-    fn receive_once(&mut self, key: Key) {
-        let fd = types::Fd(self.row(key).raw_fd());
-        let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0)
-            .buf_group(BUFFER_GROUP)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
-        // SAFETY: as above.
         unsafe { self.push(key, TokenKind::Receive, entry) };
     }
 
@@ -408,19 +379,22 @@ impl Uring {
     fn cancel_receive(&mut self, key: Key) {
         let (kind, flight) = match &mut self.row(key).receive {
             Receive::None => return,
-            Receive::Stream(flight) | Receive::Into(_, flight) => (TokenKind::Receive, flight),
-            Receive::Datagrams(flight) => (TokenKind::Datagram, flight),
+            Receive::Stream { flight, .. } | Receive::Into(_, flight) => (TokenKind::Receive, flight),
+            Receive::Datagrams { flight, .. } => (TokenKind::Datagram, flight),
         };
         match flight {
-            Flight::Ending | Flight::Failed(_) => {}
-            Flight::InKernel | Flight::Ready => {
+            Flight::Ending => {}
+            Flight::InKernel => {
                 *flight = Flight::Ending;
                 self.cancel_in_kernel(key, kind);
             }
-            Flight::Starved => {
+            Flight::InLine => {
                 // The kernel has nothing to end.
-                self.row(key).receive = Receive::None;
-                self.done.push_back(Completion { key, outcome: Outcome::Received(Err(cancelled())) });
+                let outcome = match std::mem::take(&mut self.row(key).receive) {
+                    Receive::Datagrams { .. } => Outcome::Datagram(Err(cancelled())),
+                    _ => Outcome::Received(Err(cancelled())),
+                };
+                self.done.push_back(Completion { key, outcome });
             }
         }
     }
@@ -552,16 +526,15 @@ impl Uring {
                 let _ = self.start_close(Key::new(index as u32, generation));
             }
         }
-        let mut completions = Completions::new();
         for _ in 0..TEARDOWN_TURNS {
+            while self.next_completion().is_some() {}
             if self.in_kernel == 0 {
                 return true;
             }
             let soon = self.now() + TEARDOWN_WAIT;
-            if self.turn(Some(soon), &mut completions).is_err() {
+            if self.turn(Some(soon)).is_err() {
                 break;
             }
-            completions.clear();
         }
         self.in_kernel == 0
     }

@@ -23,7 +23,11 @@ pub(super) struct Ring {
     owner: Option<Owner>,
     /// Added to each enter that waits.
     wait_flags: EnterFlags,
+    /// Completions copied out of the queue; those at `taken .. filled` were not looked at yet.
     batch: Box<[MaybeUninit<cqueue::Entry>]>,
+    taken: usize,
+    /// 0 <= taken <= filled <= batch.len()
+    filled: usize,
     pub(super) stats: DriverStats,
 }
 
@@ -69,6 +73,8 @@ impl Ring {
             wait_flags,
             ring,
             batch: Box::new_uninit_slice(COMPLETIONS_PER_TURN),
+            taken: 0,
+            filled: 0,
             stats: DriverStats::default(),
         })
     }
@@ -174,27 +180,35 @@ impl Ring {
             .map(drop)
     }
 
-    /// Completions that came, at most a turn's worth, copied out so that the kernel has its space back
-    /// before anything is dispatched.
-    pub(super) fn take_batch(&mut self) -> io::Result<usize> {
+    /// Copies completions out, at most a turn's worth, so that the kernel has its space back before anything
+    /// is dispatched. No effect while some of the last batch are left.
+    pub(super) fn take_batch(&mut self) -> io::Result<()> {
         let mut queue = self.ring.completion();
         if queue.overflow() > 0 {
             return Err(io::Error::other("the kernel lost a completion of io_uring (CQ overflow counter)"));
         }
-        Ok(queue.fill(&mut self.batch).len())
+        if self.taken == self.filled {
+            self.filled = queue.fill(&mut self.batch).len();
+            self.taken = 0;
+        }
+        Ok(())
     }
 
-    /// One completion of the batch that [`take_batch`](Self::take_batch) counted.
+    /// The next completion of the batch.
     #[inline]
-    pub(super) fn batch_entry(&self, index: usize, count: usize) -> cqueue::Entry {
-        assert!(index < count);
-        // SAFETY: `take_batch` has filled the first `count` entries.
-        unsafe { self.batch[index].assume_init_ref() }.clone()
+    pub(super) fn next_entry(&mut self) -> Option<cqueue::Entry> {
+        if self.taken == self.filled {
+            return None;
+        }
+        // SAFETY: `take_batch` has filled the entries before `filled`.
+        let entry = unsafe { self.batch[self.taken].assume_init_ref() }.clone();
+        self.taken += 1;
+        Some(entry)
     }
 
-    /// Whether completions lie in the queue already.
+    /// Whether completions lie in the batch or in the queue.
     pub(super) fn has_completions(&mut self) -> bool {
-        !self.ring.completion().is_empty()
+        self.taken < self.filled || !self.ring.completion().is_empty()
     }
 
     /// Counts an overflow of the completion queue; the next enter lets the kernel put the rest in.

@@ -22,6 +22,8 @@ pub(super) struct Row {
     pub(super) closing: bool,
     /// A stream of the Unix domain, see [`Receive::Stream`].
     pub(super) single_shot: bool,
+    /// The slot stands in the line.
+    pub(super) in_line: bool,
     pub(super) receive: Receive,
     pub(super) auxiliary: Auxiliary,
     pub(super) send: Send,
@@ -31,30 +33,31 @@ pub(super) struct Row {
 pub(super) enum Receive {
     #[default]
     None,
-    /// Into the loop's buffers.
+    /// Into the loop's buffers, until the stream ends or `once`.
     ///
     /// A multishot receive on TCP. On a Unix stream each receive is single-shot: from 6.17 on, a
     /// multishot receive there trusts a count of queued bytes that does not include the end of the
     /// stream, and waits for ever when that came together with the last bytes.
-    Stream(Flight),
+    ///
+    /// What finds the ring empty, or fills a whole buffer with a single shot, goes on by ordinary calls that
+    /// take many times as much, until the socket is drained: a large stream then needs few operations, and
+    /// nobody waits for a buffer.
+    Stream { once: bool, flight: Flight },
     /// Into the buffer at this place of the shelf.
     Into(Place, Flight),
-    /// Datagrams: the kernel tells when some are there, and they are taken by ordinary calls, many a turn.
-    Datagrams(Flight),
+    /// So many datagrams: the kernel tells when some are there, and they are taken by ordinary calls, many
+    /// a turn.
+    Datagrams { left: u32, flight: Flight },
 }
 
-/// Where an operation that goes on by itself is.
+/// Where a receive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flight {
     InKernel,
     /// It was told to end, and its final completion is to come.
     Ending,
-    /// It found no buffer, or others wait for one already: it stands in line.
-    Starved,
-    /// Datagrams are there that this turn had no room for; the slot stands in the list of those to go on.
-    Ready,
-    /// A call failed with this error number; it is reported once the kernel's part has ended.
-    Failed(i32),
+    /// The kernel has nothing of it: its slot stands in the line of those that go on by ordinary calls.
+    InLine,
 }
 
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kolk_engine::driver::{Completions, Driver, DriverConfig, SimNet, Socket};
+use kolk_engine::driver::{Driver, DriverConfig, SimNet, Socket};
 use kolk_engine::op::{Completion, Op, Outcome, Submitted};
 use kolk_engine::token::{Generation, Key};
 
@@ -47,9 +47,8 @@ impl Bare {
 
     pub(crate) fn turn(&mut self) {
         let deadline = self.driver.now() + WAIT;
-        let mut completions = Completions::new();
-        self.driver.turn(Some(deadline), &mut completions).expect("the driver goes on");
-        self.log.extend(completions);
+        self.driver.turn(Some(deadline)).expect("the driver goes on");
+        self.log.extend(std::iter::from_fn(|| self.driver.next_completion()));
     }
 
     pub(crate) fn settle(&mut self) {
