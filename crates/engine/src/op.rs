@@ -60,6 +60,16 @@ pub struct Completion {
     pub outcome: Outcome,
 }
 
+/// The two completions that every message has. They take a path of their own: [`Outcome`] has room for
+/// everything that can happen, and moving it costs more than what it says here.
+#[derive(Debug)]
+pub enum Frequent {
+    /// [`Outcome::Received`] with bytes, and the operation goes on.
+    Received(Key, Lease),
+    /// [`Outcome::Sent`] without error.
+    Sent(Key, Box<OutQueue>),
+}
+
 /// The result of one operation, or one of the many of an operation that goes on.
 ///
 /// An operation that is cancelled ends with the error for which [`is_cancelled`] is true, or with its

@@ -28,7 +28,9 @@ use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
 use crate::buffer::{Arena, OutQueue};
 use crate::clock::Timestamp;
 use crate::limits::{ACCEPTS_PER_TURN, COMPLETIONS_PER_TURN, DATAGRAMS_PER_TURN};
-use crate::op::{Completion, Direction, Interest, Op, OutDatagram, Outcome, Submitted, cancelled, less_one};
+use crate::op::{
+    Completion, Direction, Frequent, Interest, Op, OutDatagram, Outcome, Submitted, cancelled, less_one,
+};
 use crate::sys::syscall;
 use crate::token::{Generation, Key, Token, TokenKind};
 
@@ -135,6 +137,16 @@ impl Row {
         auxiliary
             || readable && !matches!(self.receive, Receive::None)
             || writable && !matches!(self.send, Send::None)
+    }
+
+    /// Whether what can run is a receive from a stream that goes on, and nothing else.
+    #[inline]
+    fn only_receives(&self) -> bool {
+        self.ready.readable
+            && matches!(
+                (&self.receive, &self.send, &self.auxiliary),
+                (Receive::Stream { once: false }, Send::None, Auxiliary::None)
+            )
     }
 
     fn is_idle(&self) -> bool {
@@ -259,6 +271,27 @@ impl Epoll {
         }
         self.run_share = self.run.len().min(COMPLETIONS_PER_TURN);
         Ok(())
+    }
+
+    #[inline]
+    pub(super) fn next_frequent(&mut self) -> Option<Frequent> {
+        if !self.done.is_empty() || self.run_share == 0 {
+            return None;
+        }
+        let key = *self.run.front()?;
+        let row = self.rows.get_mut(key.index() as usize)?;
+        if row.generation != Some(key.generation()) || !row.only_receives() {
+            return None;
+        }
+        self.run_share -= 1;
+        self.run.pop_front();
+        match self.run_slot(key)? {
+            Outcome::Received(Ok(bytes)) if !bytes.is_empty() => Some(Frequent::Received(key, bytes)),
+            outcome => {
+                self.done.push_back(Completion { key, outcome });
+                None
+            }
+        }
     }
 
     #[inline]

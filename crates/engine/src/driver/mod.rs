@@ -38,7 +38,7 @@ use std::str::FromStr;
 
 use crate::clock::Timestamp;
 use crate::limits;
-use crate::op::{Completion, Direction, Op, Submitted};
+use crate::op::{Completion, Direction, Frequent, Op, Submitted};
 use crate::socket::{self, Address};
 use crate::token::Key;
 use crate::wake::Wake;
@@ -145,7 +145,17 @@ impl Driver {
         dispatch!(self, driver => driver.turn(deadline))
     }
 
-    /// The next completion, or `None` when the turn has no more.
+    /// The next completion if it is one of the frequent ones, else `None`.
+    #[inline]
+    pub fn next_frequent(&mut self) -> Option<Frequent> {
+        match self {
+            Self::Uring(driver) => driver.next_frequent(),
+            Self::Epoll(driver) => driver.next_frequent(),
+            Self::Sim(_) => None,
+        }
+    }
+
+    /// The next completion, whichever it is, or `None` when the turn has no more.
     ///
     /// When spare receive memory is gone, received bytes come as private copies, so that whoever keeps
     /// leases starves nobody.

@@ -71,7 +71,6 @@ impl<M> EventLoop<M> {
         }
     }
 
-    #[inline(always)]
     pub(super) fn on_received(&mut self, conn: ConnId, result: io::Result<Lease>) -> Option<Event<M>> {
         let slot = self.slots.get_mut(conn.key())?;
         let count = match &result {

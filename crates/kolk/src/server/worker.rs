@@ -79,15 +79,21 @@ impl<H: Handler> Worker<H> {
     pub(super) fn run(mut self) -> io::Result<()> {
         while !self.stopping || self.event_loop.stats().sockets > 0 {
             self.event_loop.turn(None)?;
-            while let Some(event) = self.event_loop.next_event() {
-                self.dispatch(event);
+            loop {
+                if let Some((conn, bytes)) = self.event_loop.next_received() {
+                    self.on_data(conn, bytes);
+                } else if let Some(event) = self.event_loop.next_event() {
+                    self.dispatch(event);
+                } else {
+                    break;
+                }
             }
             self.published.publish(&self.stats);
         }
         Ok(())
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn dispatch(&mut self, event: Event<Command>) {
         match event {
             Event::Received(conn, result) => self.on_received(conn, result),
@@ -125,7 +131,6 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    #[inline(always)]
     fn on_received(&mut self, conn: ConnId, result: io::Result<Lease>) {
         match result {
             Ok(bytes) if bytes.is_empty() => self.close(conn, CloseReason::PeerClosed, Close::Flush),

@@ -12,7 +12,7 @@ use crate::driver::Socket;
 use crate::driver::readiness::{self, Attempt};
 use crate::driver::shelf::Place;
 use crate::limits::DATAGRAMS_PER_TURN;
-use crate::op::{Completion, Interest, OutDatagram, Outcome, cancelled, less_one};
+use crate::op::{Completion, Frequent, Interest, OutDatagram, Outcome, cancelled, less_one};
 use crate::token::{Key, Token, TokenKind};
 
 /// The kernel's answer to an operation.
@@ -46,6 +46,34 @@ impl Answer {
 }
 
 impl Uring {
+    /// What a completion of the kernel comes to if that is one of the frequent ones; nothing is done otherwise.
+    #[inline]
+    pub(super) fn frequent(&mut self, entry: cqueue::Entry) -> Option<Frequent> {
+        let token = Token::from_u64(entry.user_data())?;
+        let key = token.key();
+        let count = u32::try_from(entry.result()).ok().filter(|&count| count > 0)?;
+        match token.kind() {
+            TokenKind::Receive if cqueue::more(entry.flags()) => {
+                let index = cqueue::buffer_select(entry.flags())?;
+                Some(Frequent::Received(key, self.memory.receive_buffers.lend(index, count as usize)))
+            }
+            TokenKind::Send => {
+                let send = &mut self.row(key).send;
+                let Send::Queue { queue, .. } = send else { return None };
+                if queue.len() != u64::from(count) || queue.front_file().is_some() {
+                    return None;
+                }
+                let Send::Queue { mut queue, header, .. } = std::mem::take(send) else { return None };
+                self.memory.spare_headers.extend(header);
+                queue.advance(count.into());
+                self.leave_kernel(key);
+                self.operation_ended(key);
+                Some(Frequent::Sent(key, queue))
+            }
+            _ => None,
+        }
+    }
+
     /// What a completion of the kernel comes to: nothing, an outcome, or several, of which all but the first
     /// stand in `done`.
     #[inline]

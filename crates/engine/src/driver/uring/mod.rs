@@ -32,7 +32,7 @@ use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
 use crate::buffer::{Arena, OutQueue};
 use crate::clock::Timestamp;
 use crate::limits::{COMPLETIONS_PER_TURN, SEND_BYTES_PER_TURN, TEARDOWN_TURNS, TEARDOWN_WAIT};
-use crate::op::{Completion, Direction, Interest, Op, Outcome, Submitted, cancelled};
+use crate::op::{Completion, Direction, Frequent, Interest, Op, Outcome, Submitted, cancelled};
 use crate::socket;
 use crate::token::{Key, Token, TokenKind};
 
@@ -202,6 +202,16 @@ impl Uring {
         self.ring.take_batch()?;
         self.line_share = self.line.len().min(COMPLETIONS_PER_TURN);
         Ok(())
+    }
+
+    #[inline]
+    pub(super) fn next_frequent(&mut self) -> Option<Frequent> {
+        if !self.done.is_empty() {
+            return None;
+        }
+        let frequent = self.frequent(self.ring.peek_entry()?)?;
+        self.ring.skip_entry();
+        Some(frequent)
     }
 
     #[inline]

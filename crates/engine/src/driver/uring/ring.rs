@@ -194,15 +194,28 @@ impl Ring {
         Ok(())
     }
 
-    /// The next completion of the batch.
+    /// The next completion of the batch, which stays there.
     #[inline]
-    pub(super) fn next_entry(&mut self) -> Option<cqueue::Entry> {
+    pub(super) fn peek_entry(&self) -> Option<cqueue::Entry> {
         if self.taken == self.filled {
             return None;
         }
         // SAFETY: `take_batch` has filled the entries before `filled`.
-        let entry = unsafe { self.batch[self.taken].assume_init_ref() }.clone();
+        Some(unsafe { self.batch[self.taken].assume_init_ref() }.clone())
+    }
+
+    /// Takes out of the batch what [`peek_entry`](Self::peek_entry) showed.
+    #[inline]
+    pub(super) fn skip_entry(&mut self) {
+        debug_assert!(self.taken < self.filled);
         self.taken += 1;
+    }
+
+    /// The next completion of the batch.
+    #[inline]
+    pub(super) fn next_entry(&mut self) -> Option<cqueue::Entry> {
+        let entry = self.peek_entry()?;
+        self.skip_entry();
         Some(entry)
     }
 
