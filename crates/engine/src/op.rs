@@ -31,8 +31,6 @@ pub enum Op {
     /// Receive this many datagrams into the loop's buffers, or fewer if cancelled or failed; `u32::MAX`
     /// is no limit. An [`Outcome::Datagram`] for each.
     ReceiveFrom(u32),
-    /// Send everything in the queue, which must not be empty. One [`Outcome::Sent`].
-    Send(Box<OutQueue>),
     /// Send one datagram. One [`Outcome::SentTo`].
     SendTo(Box<OutDatagram>),
     /// Report each time the descriptor becomes ready, until cancelled. Many [`Outcome::Ready`].

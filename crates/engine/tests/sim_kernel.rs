@@ -174,7 +174,7 @@ fn a_send_takes_all_kinds_of_chunks() {
         out.push(Chunk::from(vec![b'v'; 2000]));
         out.push(FileRange { file: Arc::clone(&file), offset: 100, len: 9_000 }.into());
         out.push("tail".into());
-        machine.submit(key, Op::Send(Box::new(out)));
+        machine.send_queue(key, Box::new(out));
         let mut read = Vec::new();
         machine.until(|_| read_available(&mut peer, &mut read).is_none() && read.len() == 11_009);
         machine.sent(key).expect("the peer reads");

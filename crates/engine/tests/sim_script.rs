@@ -108,7 +108,14 @@ fn submit_any(
         0 if key == listener => ("auxiliary", Op::Accept),
         0 => ("receive", Op::Receive),
         1 => ("receive", Op::ReceiveInto(BytesMut::with_capacity(1 + dice.below(2000)))),
-        2 if key != listener && key != datagrams => ("send", Op::Send(queue(&pattern(1 + dice.below(9000))))),
+        2 if key != listener && key != datagrams => {
+            let bytes = pattern(1 + dice.below(9000));
+            if ledger.in_flight(key, "send") == 0 {
+                ledger.add(key, "send", 1);
+                machine.send(key, &bytes);
+            }
+            return;
+        }
         3 => ("auxiliary", Op::Watch(Interest { readable: true, writable: true })),
         _ => return,
     };

@@ -26,11 +26,16 @@ use super::pool::{Block, Memory};
 /// assert_eq!(&*request, b"GET key\r\n");
 /// assert_eq!(&*line, b"GET");
 /// ```
-#[derive(Clone)]
+///
+/// The default is the empty lease, which holds nothing.
+#[derive(Clone, Default)]
 pub struct Lease(Repr);
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 enum Repr {
+    /// An empty `Bytes` would do, but dropping one is an indirect call.
+    #[default]
+    Empty,
     Pooled(Pooled),
     Private(Bytes),
 }
@@ -69,6 +74,7 @@ impl Lease {
     #[inline]
     pub fn len(&self) -> usize {
         match &self.0 {
+            Repr::Empty => 0,
             Repr::Pooled(pooled) => pooled.len as usize,
             Repr::Private(bytes) => bytes.len(),
         }
@@ -107,6 +113,7 @@ impl Lease {
     #[inline]
     pub fn truncate(&mut self, len: usize) {
         match &mut self.0 {
+            Repr::Empty => {}
             Repr::Pooled(pooled) => pooled.len = len.min(pooled.len as usize) as u32,
             Repr::Private(bytes) => bytes.truncate(len),
         }
@@ -120,14 +127,6 @@ impl Lease {
     }
 }
 
-/// The empty lease; holds nothing.
-impl Default for Lease {
-    #[inline]
-    fn default() -> Self {
-        Self(Repr::Private(Bytes::new()))
-    }
-}
-
 impl From<Bytes> for Lease {
     fn from(bytes: Bytes) -> Self {
         Self(Repr::Private(bytes))
@@ -138,6 +137,7 @@ impl From<Bytes> for Lease {
 impl From<Lease> for Bytes {
     fn from(lease: Lease) -> Self {
         match lease.0 {
+            Repr::Empty => Bytes::new(),
             Repr::Private(bytes) => bytes,
             Repr::Pooled(pooled) => Bytes::from_owner(pooled),
         }
@@ -150,6 +150,7 @@ impl Deref for Lease {
     #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
+            Repr::Empty => &[],
             Repr::Pooled(pooled) => pooled.as_ref(),
             Repr::Private(bytes) => bytes,
         }
@@ -177,6 +178,7 @@ impl Buf for Lease {
     fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "cannot advance {count} bytes in a lease of {}", self.len());
         match &mut self.0 {
+            Repr::Empty => {}
             Repr::Pooled(pooled) => {
                 // SAFETY: `count` <= `len`, so the start stays inside the range or at its end.
                 pooled.start = unsafe { pooled.start.add(count) };

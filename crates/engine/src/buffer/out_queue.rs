@@ -108,7 +108,10 @@ impl From<FileRange> for Chunk {
 ///  chunks:  [ Shared(1 MiB) ][ Copied(4) ][ Lease(4 KiB) ]
 ///             ▲ head, sent up to `head_sent`
 /// ```
+///
+/// A queue of small writes alone is one cache line and the bytes.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct OutQueue {
     /// Bytes of the small writes. The first `lead` go before all chunks, so that a queue of nothing else
     /// has no chunk; `Piece::Copied` are consecutive ranges of the others.
@@ -116,15 +119,29 @@ pub struct OutQueue {
     /// 0 <= lead_sent <= lead <= copied.len()
     lead: usize,
     lead_sent: usize,
+    /// Bytes not yet sent, in all pieces.
+    len: u64,
+    /// Bytes sent since the queue was last cleared.
+    sent: u64,
+    /// What follows the lead; kept when it is empty.
+    tail: Option<Box<Tail>>,
+}
+
+#[derive(Debug, Default)]
+struct Tail {
     /// `chunks[..head]` are sent and hold nothing.
     chunks: Vec<Piece>,
     head: usize,
     /// Bytes of `chunks[head]` that are sent.
     head_sent: u64,
-    /// Bytes not yet sent, in all chunks.
-    len: u64,
-    /// Bytes sent since the queue was last cleared.
-    sent: u64,
+}
+
+impl Tail {
+    const EMPTY: &'static Self = &Self { chunks: Vec::new(), head: 0, head_sent: 0 };
+
+    fn unsent(&self) -> &[Piece] {
+        &self.chunks[self.head..]
+    }
 }
 
 #[derive(Debug)]
@@ -161,10 +178,13 @@ impl OutQueue {
         let start = self.copied.len();
         self.copied.extend_from_slice(bytes);
         self.len += bytes.len() as u64;
-        match self.chunks.last_mut() {
+        let chunks = self.tail.as_mut().map(|tail| &mut tail.chunks).filter(|chunks| !chunks.is_empty());
+        match chunks {
             None => self.lead = self.copied.len(),
-            Some(Piece::Copied { len, .. }) => *len += bytes.len(),
-            Some(Piece::Kept(_)) => self.chunks.push(Piece::Copied { start, len: bytes.len() }),
+            Some(chunks) => match chunks.last_mut() {
+                Some(Piece::Copied { len, .. }) => *len += bytes.len(),
+                _ => chunks.push(Piece::Copied { start, len: bytes.len() }),
+            },
         }
     }
 
@@ -180,7 +200,7 @@ impl OutQueue {
     fn push_kept(&mut self, chunk: Chunk) {
         if !chunk.is_empty() {
             self.len += chunk.len();
-            self.chunks.push(Piece::Kept(chunk));
+            self.tail.get_or_insert_default().chunks.push(Piece::Kept(chunk));
         }
     }
 
@@ -188,7 +208,8 @@ impl OutQueue {
     /// them were filled.
     #[inline]
     pub fn io_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let mut skip = self.head_sent as usize;
+        let tail = self.tail();
+        let mut skip = tail.head_sent as usize;
         let mut filled = 0;
         let mut slices = slices.iter_mut();
         if !self.lead().is_empty()
@@ -197,7 +218,7 @@ impl OutQueue {
             *slice = IoSlice::new(self.lead());
             filled += 1;
         }
-        for (piece, slice) in self.chunks[self.head..].iter().zip(slices) {
+        for (piece, slice) in tail.unsent().iter().zip(slices) {
             let Some(bytes) = self.bytes_of(piece) else { break };
             *slice = IoSlice::new(&bytes[skip..]);
             skip = 0;
@@ -209,9 +230,10 @@ impl OutQueue {
     /// The bytes to send next if they all lie in one piece.
     #[inline]
     pub fn single_slice(&self) -> Option<&[u8]> {
-        match &self.chunks[self.head..] {
+        let tail = self.tail();
+        match tail.unsent() {
             [] => Some(self.lead()),
-            [piece] if self.lead().is_empty() => Some(&self.bytes_of(piece)?[self.head_sent as usize..]),
+            [piece] if self.lead().is_empty() => Some(&self.bytes_of(piece)?[tail.head_sent as usize..]),
             _ => None,
         }
     }
@@ -221,8 +243,9 @@ impl OutQueue {
         if !self.lead().is_empty() {
             return None;
         }
-        let Piece::Kept(Chunk::File(range)) = self.chunks.get(self.head)? else { return None };
-        let sent = self.head_sent;
+        let tail = self.tail();
+        let Piece::Kept(Chunk::File(range)) = tail.unsent().first()? else { return None };
+        let sent = tail.head_sent;
         Some(FileRange { file: Arc::clone(&range.file), offset: range.offset + sent, len: range.len - sent })
     }
 
@@ -241,13 +264,16 @@ impl OutQueue {
         }
         let of_lead = self.lead().len().min(count as usize);
         self.lead_sent += of_lead;
-        self.head_sent += count - of_lead as u64;
-        self.drop_sent();
+        if let Some(tail) = &mut self.tail {
+            tail.head_sent += count - of_lead as u64;
+            tail.drop_sent();
+        }
     }
 
     /// Moves what leases hold out of the loop's memory: a peer that does not read must not pin it.
     pub fn make_private(&mut self) {
-        for piece in &mut self.chunks[self.head..] {
+        let Some(tail) = &mut self.tail else { return };
+        for piece in &mut tail.chunks[tail.head..] {
             if let Piece::Kept(Chunk::Lease(lease)) = piece {
                 lease.make_private();
             }
@@ -258,42 +284,33 @@ impl OutQueue {
     #[inline]
     pub fn clear(&mut self) {
         self.sent = 0;
-        if self.copied.capacity() > 0 || self.chunks.capacity() > 0 {
+        if !self.is_empty() {
             self.release();
         }
     }
 
     #[inline]
     fn release(&mut self) {
-        self.chunks.clear();
         self.copied.clear();
         self.lead = 0;
         self.lead_sent = 0;
-        self.head = 0;
-        self.head_sent = 0;
         self.len = 0;
         if self.copied.capacity() > SPARE_COPY_CAPACITY {
             self.copied = Vec::new();
         }
-        if self.chunks.capacity() > SPARE_CHUNK_CAPACITY {
-            self.chunks = Vec::new();
+        if let Some(tail) = &mut self.tail {
+            tail.chunks.clear();
+            tail.head = 0;
+            tail.head_sent = 0;
+            if tail.chunks.capacity() > SPARE_CHUNK_CAPACITY {
+                self.tail = None;
+            }
         }
     }
 
-    fn drop_sent(&mut self) {
-        while let Some(piece) = self.chunks.get_mut(self.head) {
-            let len = match piece {
-                Piece::Copied { len, .. } => *len as u64,
-                Piece::Kept(chunk) => chunk.len(),
-            };
-            if self.head_sent < len {
-                return;
-            }
-            // The memory goes back at once, not when the whole queue is sent.
-            *piece = Piece::Copied { start: 0, len: 0 };
-            self.head_sent -= len;
-            self.head += 1;
-        }
+    #[inline]
+    fn tail(&self) -> &Tail {
+        self.tail.as_deref().unwrap_or(Tail::EMPTY)
     }
 
     /// What is still to be sent before the chunks.
@@ -307,6 +324,24 @@ impl OutQueue {
         match piece {
             Piece::Copied { start, len } => Some(&self.copied[*start..*start + *len]),
             Piece::Kept(chunk) => chunk.as_bytes(),
+        }
+    }
+}
+
+impl Tail {
+    fn drop_sent(&mut self) {
+        while let Some(piece) = self.chunks.get_mut(self.head) {
+            let len = match piece {
+                Piece::Copied { len, .. } => *len as u64,
+                Piece::Kept(chunk) => chunk.len(),
+            };
+            if self.head_sent < len {
+                return;
+            }
+            // The memory goes back at once, not when the whole queue is sent.
+            *piece = Piece::Copied { start: 0, len: 0 };
+            self.head_sent -= len;
+            self.head += 1;
         }
     }
 }
@@ -332,7 +367,7 @@ mod tests {
                 end(&mut queue);
                 assert!(queue.is_empty());
                 assert!(queue.copied.capacity() <= SPARE_COPY_CAPACITY);
-                assert!(queue.chunks.capacity() <= SPARE_CHUNK_CAPACITY);
+                assert!(queue.tail().chunks.capacity() <= SPARE_CHUNK_CAPACITY);
             }
         }
     }
@@ -340,8 +375,8 @@ mod tests {
     #[test]
     fn a_small_queue_keeps_its_memory_for_the_next_use() {
         let mut queue = filled(1, 10);
-        let before = (queue.copied.capacity(), queue.chunks.capacity());
+        let before = (queue.copied.capacity(), queue.tail().chunks.capacity());
         queue.clear();
-        assert_eq!((queue.copied.capacity(), queue.chunks.capacity()), before);
+        assert_eq!((queue.copied.capacity(), queue.tail().chunks.capacity()), before);
     }
 }

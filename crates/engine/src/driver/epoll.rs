@@ -58,6 +58,7 @@ pub struct Epoll {
 
 /// What is in flight on one slot.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct Row {
     /// `None` while the slot is vacant.
     socket: Option<Socket>,
@@ -119,6 +120,9 @@ enum Auxiliary {
     Connect,
     Watch(Interest),
 }
+
+/// What a message touches lies on one cache line.
+const _: () = assert!(size_of::<Row>() == 64);
 
 impl Row {
     fn fd(&self) -> BorrowedFd<'_> {
@@ -214,11 +218,6 @@ impl Epoll {
     pub(super) fn submit(&mut self, key: Key, op: Op) -> Submitted {
         let Some(row) = self.row_mut(key) else { unreachable!("{key:?}: operations need an attached slot") };
         match op {
-            Op::Send(queue) => {
-                if let Some(outcome) = row.send_queue(queue) {
-                    return Submitted::Done(outcome);
-                }
-            }
             Op::Receive => row.set_receive(Receive::Stream { once: false }),
             Op::ReceiveOnce => row.set_receive(Receive::Stream { once: true }),
             Op::ReceiveFrom(left) => row.set_receive(Receive::Datagrams { left }),
@@ -254,6 +253,20 @@ impl Epoll {
         }
         self.enqueue(key);
         Submitted::Pending
+    }
+
+    #[inline(always)]
+    pub(super) fn send(&mut self, key: Key, queue: Box<OutQueue>) -> Option<Box<OutQueue>> {
+        let row = &mut self.rows[key.index() as usize];
+        debug_assert_eq!(row.generation, Some(key.generation()), "{key:?} is stale");
+        match row.send_queue(queue) {
+            Some((queue, Ok(()))) => return Some(queue),
+            Some((queue, Err(error))) => {
+                self.done.push_back(Completion { key, outcome: Outcome::Sent(queue, Err(error)) });
+            }
+            None => self.enqueue(key),
+        }
+        None
     }
 
     pub(super) fn cancel(&mut self, key: Key, direction: Direction) {
@@ -392,7 +405,7 @@ impl Epoll {
 
     /// Gives a slot of the run queue one go. What comes of its receive is the answer; all else, which is
     /// rare, stands in `done`.
-    #[inline]
+    #[inline(always)]
     fn run_slot(&mut self, key: Key) -> Option<Outcome> {
         let row = self.rows.get_mut(key.index() as usize)?;
         if row.generation != Some(key.generation()) {
@@ -508,13 +521,13 @@ impl Row {
         self.receive = receive;
     }
 
-    /// Sends what it can of a queue; the outcome, unless a rest of it stays here and goes on by itself.
-    #[inline]
-    fn send_queue(&mut self, mut queue: Box<OutQueue>) -> Option<Outcome> {
+    /// Sends what it can of a queue; what came of it, unless a rest stays here and goes on by itself.
+    #[inline(always)]
+    fn send_queue(&mut self, mut queue: Box<OutQueue>) -> Option<(Box<OutQueue>, io::Result<()>)> {
         debug_assert!(matches!(self.send, Send::None), "a send is in flight already");
         self.ready.writable = match readiness::send_queue(self.fd(), &mut queue) {
             Attempt::Done(Ok(())) if !queue.is_empty() => true,
-            Attempt::Done(result) => return Some(Outcome::Sent(queue, result)),
+            Attempt::Done(result) => return Some((queue, result)),
             Attempt::WouldBlock => false,
         };
         // A peer that does not read must not pin the arena.
@@ -570,7 +583,7 @@ impl Row {
         let outcome = match std::mem::take(&mut self.send) {
             Send::None => return,
             Send::Queue(queue) => match self.send_queue(queue) {
-                Some(outcome) => outcome,
+                Some((queue, result)) => Outcome::Sent(queue, result),
                 None => return,
             },
             Send::Datagram(datagram) => match readiness::send_datagram(self.fd(), &datagram) {
@@ -585,7 +598,7 @@ impl Row {
         done.push_back(Completion { key, outcome });
     }
 
-    #[inline]
+    #[inline(always)]
     fn receive_stream(&mut self, once: bool, arena: &mut Arena) -> Run {
         let result = match readiness::receive(self.fd(), arena) {
             None => return Run::NoRoom,

@@ -35,7 +35,7 @@ pub(super) fn now() -> Timestamp {
 /// # Safety
 ///
 /// `buffer` is writable for `len` bytes.
-#[inline]
+#[inline(always)]
 pub(super) unsafe fn recv(fd: BorrowedFd<'_>, buffer: *mut u8, len: usize) -> io::Result<usize> {
     let (flags, no_address) = (libc::MSG_DONTWAIT, std::ptr::null_mut::<u8>());
     let call = libc::SYS_recvfrom;
@@ -45,7 +45,7 @@ pub(super) unsafe fn recv(fd: BorrowedFd<'_>, buffer: *mut u8, len: usize) -> io
 }
 
 /// Sends without blocking and without a signal, send(2).
-#[inline]
+#[inline(always)]
 pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let (flags, no_address) = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, std::ptr::null::<u8>());
     let (call, start, len) = (libc::SYS_sendto, bytes.as_ptr(), bytes.len());

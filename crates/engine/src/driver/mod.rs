@@ -3,7 +3,7 @@
 //! io_uring is the model and the others imitate it. What a driver must supply is the list of methods of
 //! [`Driver`]; their contract, which `tests/contract` checks for every driver:
 //!
-//! - [`submit`](Driver::submit) starts an operation. It ends at once ([`Submitted::Done`]) or later,
+//! - [`submit`](Driver::submit) and [`send`](Driver::send) start an operation. It ends at once ([`Submitted::Done`]) or later,
 //!   with exactly one final completion.
 //! - [`cancel`](Driver::cancel) asks for the end of an operation. The operation's own final completion
 //!   says what came of it; the cancel itself completes with nothing.
@@ -36,6 +36,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
 
+use crate::buffer::OutQueue;
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::op::{Completion, Direction, Frequent, Op, Submitted};
@@ -130,6 +131,14 @@ impl Driver {
         dispatch!(self, driver => driver.submit(key, op))
     }
 
+    /// Starts to send everything in the queue, which must not be empty. The queue comes back at once if that
+    /// was possible; if it goes on, or failed, one [`Outcome::Sent`](crate::op::Outcome::Sent) brings it.
+    #[inline(always)]
+    pub fn send(&mut self, key: Key, queue: Box<OutQueue>) -> Option<Box<OutQueue>> {
+        debug_assert!(!queue.is_empty(), "{key:?}: a send of nothing");
+        dispatch!(self, driver => driver.send(key, queue))
+    }
+
     /// Asks for the end of the operation in `direction`; no effect if there is none.
     pub fn cancel(&mut self, key: Key, direction: Direction) {
         dispatch!(self, driver => driver.cancel(key, direction));
@@ -146,7 +155,7 @@ impl Driver {
     }
 
     /// The next completion if it is one of the frequent ones, else `None`.
-    #[inline]
+    #[inline(always)]
     pub fn next_frequent(&mut self) -> Option<Frequent> {
         match self {
             Self::Uring(driver) => driver.next_frequent(),

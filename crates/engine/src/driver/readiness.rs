@@ -57,7 +57,7 @@ pub(super) struct Received<T> {
 }
 
 /// Receives once into what is free of the arena; `None` if that is too little.
-#[inline]
+#[inline(always)]
 pub(super) fn receive(fd: BorrowedFd<'_>, arena: &mut Arena) -> Option<Attempt<Received<Lease>>> {
     let room = arena.offer(RECEIVE_SIZE_MIN)?;
     let offered = room.len().min(RECEIVE_SIZE);
@@ -113,7 +113,7 @@ pub(super) fn send_datagram(fd: BorrowedFd<'_>, datagram: &OutDatagram) -> Attem
 }
 
 /// Sends until the queue is empty, its share of the turn is used up, the socket would block, or it fails.
-#[inline]
+#[inline(always)]
 pub(super) fn send_queue(fd: BorrowedFd<'_>, queue: &mut OutQueue) -> Attempt<()> {
     let mut sent = 0;
     while !queue.is_empty() && sent < SEND_BYTES_PER_TURN {
@@ -130,7 +130,7 @@ pub(super) fn send_queue(fd: BorrowedFd<'_>, queue: &mut OutQueue) -> Attempt<()
 }
 
 /// Sends the front of the queue with one system call.
-#[inline]
+#[inline(always)]
 fn send_some(fd: BorrowedFd<'_>, queue: &OutQueue) -> Attempt<u64> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     let sent = if let Some(bytes) = queue.single_slice() {

@@ -1,5 +1,7 @@
 //! A place for what only few slots have at one time.
 
+use std::num::NonZeroU32;
+
 /// Things in numbered places, so that a slot which has none pays four bytes for the possibility.
 ///
 /// Places are used again, the last one first; nothing is allocated in steady state.
@@ -11,7 +13,14 @@ pub(super) struct Shelf<T> {
 
 /// Where something stands on a [`Shelf`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place(u32);
+// One more than the index, so that `Option<Place>` is four bytes as well.
+pub(super) struct Place(NonZeroU32);
+
+impl Place {
+    fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 impl<T> Shelf<T> {
     pub(super) const fn new() -> Self {
@@ -20,19 +29,19 @@ impl<T> Shelf<T> {
 
     pub(super) fn put(&mut self, thing: T) -> Place {
         if let Some(place) = self.free.pop() {
-            self.places[place.0 as usize] = Some(thing);
+            self.places[place.index()] = Some(thing);
             return place;
         }
         self.places.push(Some(thing));
-        Place(self.places.len() as u32 - 1)
+        Place(NonZeroU32::new(self.places.len() as u32).expect("fewer than 2^32 things"))
     }
 
     pub(super) fn get_mut(&mut self, place: Place) -> &mut T {
-        self.places[place.0 as usize].as_mut().expect("a place is only known while something stands there")
+        self.places[place.index()].as_mut().expect("a place is only known while something stands there")
     }
 
     pub(super) fn take(&mut self, place: Place) -> T {
         self.free.push(place);
-        self.places[place.0 as usize].take().expect("a place is only known while something stands there")
+        self.places[place.index()].take().expect("a place is only known while something stands there")
     }
 }

@@ -29,8 +29,7 @@ use crate::limits;
 use crate::log;
 use crate::mailbox::{Mailbox, Sender};
 use crate::op::{
-    self, Completion, Direction, Frequent, InDatagram, Interest, Op, OutDatagram, Outcome, Submitted,
-    less_one,
+    self, Completion, Direction, Frequent, InDatagram, Interest, Op, OutDatagram, Submitted, less_one,
 };
 use crate::slab::{SlotNumbers, Table};
 use crate::socket::Address;
@@ -705,10 +704,8 @@ impl<M> EventLoop<M> {
             }
             let Some(queue) = slot.out.take() else { continue };
             slot.sending = true;
-            match self.driver.submit(key, Op::Send(queue)) {
-                Submitted::Done(Outcome::Sent(queue, result)) => self.on_sent(key, queue, result),
-                Submitted::Done(outcome) => self.completions.push_back(Completion { key, outcome }),
-                Submitted::Pending => {}
+            if let Some(queue) = self.driver.send(key, queue) {
+                self.on_sent(key, queue, Ok(()));
             }
         }
         // Nothing above writes, but a send that ended at once may have made its slot dirty again.

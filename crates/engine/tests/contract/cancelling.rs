@@ -98,7 +98,7 @@ fn a_cancelled_send_completes_once(world: World) {
         let mut stuck = Box::new(OutQueue::default());
         stuck.push(Chunk::from(counter.bytes(vec![b'x'; STUCK])));
         stuck.push(Chunk::from(counter.bytes(vec![b'x'; STUCK])));
-        bare.submit(key, Op::Send(stuck));
+        bare.send(key, stuck);
         if moment % 2 > 0 {
             bare.settle();
             assert!(bare.log.is_empty(), "nobody reads, so it cannot end");
@@ -205,7 +205,7 @@ fn a_close_ends_what_is_in_flight_then_itself(world: World) {
         let mut stuck = queue(b"head");
         stuck.push(Chunk::from(counter.bytes(vec![b'x'; STUCK])));
         bare.submit(key, Op::Receive);
-        bare.submit(key, Op::Send(stuck));
+        bare.send(key, stuck);
         bare.submit(key, Op::Watch(Interest::READABLE));
         for _ in 0..turns {
             bare.turn();

@@ -78,8 +78,14 @@ impl Machine {
         }
     }
 
+    pub(crate) fn send_queue(&mut self, key: Key, queue: Box<OutQueue>) {
+        if let Some(queue) = self.driver.send(key, queue) {
+            self.log.push(Completion { key, outcome: Outcome::Sent(queue, Ok(())) });
+        }
+    }
+
     pub(crate) fn send(&mut self, key: Key, bytes: &[u8]) {
-        self.submit(key, Op::Send(queue(bytes)));
+        self.send_queue(key, queue(bytes));
     }
 
     pub(crate) fn cancel(&mut self, key: Key, direction: Direction) {

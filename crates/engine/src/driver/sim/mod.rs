@@ -40,6 +40,7 @@ mod world;
 use std::io;
 use std::sync::MutexGuard;
 
+use crate::buffer::OutQueue;
 use crate::clock::Timestamp;
 use crate::driver::{Completions, DriverConfig, DriverStats, Socket, Waker};
 use crate::limits::COMPLETIONS_PER_TURN;
@@ -164,6 +165,26 @@ impl Sim {
         net.release(world);
         self.closed.clear();
         done.map_or(Submitted::Pending, Submitted::Done)
+    }
+
+    pub(super) fn send(&mut self, key: Key, queue: Box<OutQueue>) -> Option<Box<OutQueue>> {
+        let net = self.net.clone();
+        let mut world = net.lock();
+        self.row_mut(key)
+            .unwrap_or_else(|| panic!("{key:?}: a send on a slot without socket"))
+            .start_send(queue);
+        let rate = world.config.done_at_once;
+        let at_once = world.random.chance(rate);
+        let done = if at_once { self.try_at_once(key, Direction::Send, &mut world) } else { None };
+        world.requeue(self.owner(key));
+        net.release(world);
+        match done? {
+            Outcome::Sent(queue, Ok(())) => Some(queue),
+            outcome => {
+                self.collected.push_back(Completion { key, outcome });
+                None
+            }
+        }
     }
 
     pub(super) fn cancel(&mut self, key: Key, direction: Direction) {

@@ -3,6 +3,7 @@
 use super::SimSocket;
 use super::operation::{Auxiliary, Kernel, Operation, Progress, Receive, Sending, Step};
 use super::world::{SocketId, World};
+use crate::buffer::OutQueue;
 use crate::driver::Socket;
 use crate::op::{Direction, Op};
 use crate::token::Key;
@@ -59,11 +60,6 @@ impl Row {
                 start(&mut self.receive, Receive::Into(buffer));
                 return Some(Direction::Receive);
             }
-            Op::Send(queue) => {
-                debug_assert!(!queue.is_empty(), "a send of nothing");
-                start(&mut self.send, Sending::Queue(queue));
-                return Some(Direction::Send);
-            }
             Op::SendTo(datagram) => {
                 start(&mut self.send, Sending::Datagram(datagram));
                 return Some(Direction::Send);
@@ -78,6 +74,11 @@ impl Row {
             Op::Close => self.close(),
         }
         None
+    }
+
+    pub(super) fn start_send(&mut self, queue: Box<OutQueue>) {
+        debug_assert!(!self.closing, "{:?}: a send after close", self.key);
+        start(&mut self.send, Sending::Queue(queue));
     }
 
     fn close(&mut self) {

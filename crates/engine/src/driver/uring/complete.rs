@@ -64,7 +64,7 @@ impl Uring {
                     return None;
                 }
                 let Send::Queue { mut queue, header, .. } = std::mem::take(send) else { return None };
-                self.memory.spare_headers.extend(header);
+                self.memory.retire_header(header);
                 queue.advance(count.into());
                 self.leave_kernel(key);
                 self.operation_ended(key);
@@ -229,7 +229,7 @@ impl Uring {
         let outcome = match std::mem::take(&mut self.row(key).send) {
             Send::Queue { mut queue, ending, header } => {
                 let polled = header.is_none() && queue.front_file().is_some();
-                self.memory.spare_headers.extend(header);
+                self.memory.retire_header(header);
                 if answer.result > 0 && !polled {
                     queue.advance(answer.result as u64);
                 }

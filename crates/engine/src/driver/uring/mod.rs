@@ -27,7 +27,7 @@ use socket2::{SockAddr, SockRef};
 
 use super::linux::{self, EventFd};
 use super::readiness::{self, Attempt};
-use super::shelf::Shelf;
+use super::shelf::{Place, Shelf};
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
 use crate::buffer::{Arena, OutQueue};
 use crate::clock::Timestamp;
@@ -71,10 +71,22 @@ struct Memory {
     buffers: Shelf<BytesMut>,
     /// Addresses of connects in flight. Boxed: the kernel reads them where they are.
     addresses: Shelf<Box<SockAddr>>,
-    #[expect(clippy::vec_box, reason = "the kernel reads a header where it is")]
+    /// Of sends of several pieces in flight. Boxed, and used again: the kernel reads them where they are.
+    headers: Shelf<Box<MessageHeader>>,
+    #[expect(clippy::vec_box, reason = "they go to the shelf as they are")]
     spare_headers: Vec<Box<MessageHeader>>,
     /// For what is received by ordinary calls. Its memory is untouched until the first of them.
     arena: Arena,
+}
+
+impl Memory {
+    /// The send that a header described has ended.
+    #[inline]
+    fn retire_header(&mut self, header: Option<Place>) {
+        if let Some(place) = header {
+            self.spare_headers.push(self.headers.take(place));
+        }
+    }
 }
 
 impl Uring {
@@ -87,6 +99,7 @@ impl Uring {
             receive_buffers,
             buffers: Shelf::new(),
             addresses: Shelf::new(),
+            headers: Shelf::new(),
             spare_headers: Vec::new(),
             arena: Arena::new(config.arena_block_size, config.arena_blocks),
         };
@@ -137,13 +150,6 @@ impl Uring {
     pub(super) fn submit(&mut self, key: Key, op: Op) -> Submitted {
         let Some(row) = self.row_mut(key) else { unreachable!("{key:?}: operations need an attached slot") };
         match op {
-            Op::Send(queue) => {
-                debug_assert!(matches!(row.send, Send::None), "a send is in flight already");
-                return match self.start_send(key, queue) {
-                    Some(outcome) => Submitted::Done(outcome),
-                    None => Submitted::Pending,
-                };
-            }
             Op::Receive => {
                 row.start_receiving(Receive::Stream { once: false, flight: Flight::InKernel });
                 self.arm_receive(key);
@@ -179,6 +185,18 @@ impl Uring {
             Op::Close => return self.start_close(key),
         }
         Submitted::Pending
+    }
+
+    #[inline]
+    pub(super) fn send(&mut self, key: Key, queue: Box<OutQueue>) -> Option<Box<OutQueue>> {
+        debug_assert!(matches!(self.row(key).send, Send::None), "a send is in flight already");
+        match self.start_send(key, queue)? {
+            Outcome::Sent(queue, Ok(())) => Some(queue),
+            outcome => {
+                self.done.push_back(Completion { key, outcome });
+                None
+            }
+        }
     }
 
     pub(super) fn cancel(&mut self, key: Key, direction: Direction) {
@@ -301,7 +319,7 @@ impl Uring {
             None => {
                 let mut spare = self.memory.spare_headers.pop().unwrap_or_else(MessageHeader::new);
                 let described = spare.describe(&queue);
-                header = Some(spare);
+                header = Some(self.memory.headers.put(spare));
                 opcode::SendMsg::new(fd, described).flags(flags as u32).build()
             }
         };

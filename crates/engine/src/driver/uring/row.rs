@@ -12,6 +12,7 @@ use crate::token::Generation;
 
 /// The state of one slot, by slot number.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub(super) struct Row {
     /// `None` while the slot is vacant.
     pub(super) socket: Option<Socket>,
@@ -65,7 +66,12 @@ pub(super) enum Send {
     #[default]
     None,
     /// The queue drains. Its bytes are in the kernel's hands.
-    Queue { queue: Box<OutQueue>, ending: bool, header: Option<Box<MessageHeader>> },
+    Queue {
+        queue: Box<OutQueue>,
+        ending: bool,
+        /// Where the description of its pieces stands, if there are several.
+        header: Option<Place>,
+    },
     /// The datagram waits until the socket is writable.
     Datagram { datagram: Box<OutDatagram>, ending: bool },
 }
@@ -84,6 +90,9 @@ pub(super) enum Auxiliary {
         ending: bool,
     },
 }
+
+/// What a message touches lies on one cache line.
+const _: () = assert!(size_of::<Row>() == 64);
 
 impl Row {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use kolk_engine::buffer::OutQueue;
 use kolk_engine::driver::{Driver, DriverConfig, SimNet, Socket};
 use kolk_engine::op::{Completion, Op, Outcome, Submitted};
 use kolk_engine::token::{Generation, Key};
@@ -42,6 +43,12 @@ impl Bare {
     pub(crate) fn submit(&mut self, key: Key, op: Op) {
         if let Submitted::Done(outcome) = self.driver.submit(key, op) {
             self.log.push(Completion { key, outcome });
+        }
+    }
+
+    pub(crate) fn send(&mut self, key: Key, queue: Box<OutQueue>) {
+        if let Some(queue) = self.driver.send(key, queue) {
+            self.log.push(Completion { key, outcome: Outcome::Sent(queue, Ok(())) });
         }
     }
 
