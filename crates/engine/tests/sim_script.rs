@@ -12,7 +12,7 @@ use kolk_engine::op::{Direction, Interest, Op, OutDatagram, Outcome};
 use kolk_engine::socket::Address;
 use kolk_engine::token::Key;
 
-use sim_helper::{Dice, Ledger, Machine, for_seeds, pattern, queue};
+use sim_helper::{Dice, Ledger, Machine, for_seeds, pattern};
 
 fn address(port: u16) -> Address {
     SocketAddr::from(([10, 0, 0, 1], port)).into()

@@ -77,12 +77,18 @@ impl Arena {
     #[inline]
     pub fn lend(&mut self, len: usize) -> Lease {
         debug_assert!(len <= self.room());
-        let mut lease = self.pool.lend_part(&mut self.current, self.filled, len);
         if !self.pool.has_free(1) {
-            lease.make_private();
-        } else {
-            self.filled += len;
+            return self.copy_out(len);
         }
+        let start = self.filled;
+        self.filled += len;
+        self.pool.lend_part(&mut self.current, start, len)
+    }
+
+    #[cold]
+    fn copy_out(&mut self, len: usize) -> Lease {
+        let mut lease = self.pool.lend_part(&mut self.current, self.filled, len);
+        lease.make_private();
         lease
     }
 

@@ -158,7 +158,8 @@ impl Sim {
         let at_once = world.random.chance(rate);
         let done = match single {
             Some(direction) if at_once => self.try_at_once(key, direction, &mut world),
-            None if at_once && closing => self.end_row(key),
+            // What was collected and nobody has taken yet may be of this slot.
+            None if at_once && closing && self.collected.is_empty() => self.end_row(key),
             _ => None,
         };
         world.requeue(self.owner(key));

@@ -72,10 +72,18 @@ impl BufferRing {
     #[inline]
     pub(super) fn lend(&mut self, index: u16, len: usize) -> Lease {
         self.posted -= 1;
-        let mut lease = self.pool.lend(Block::from_index(index), len);
-        if !self.pool.has_free(usize::from(self.mask) + 1 - usize::from(self.posted)) {
-            lease.make_private();
+        let block = Block::from_index(index);
+        if self.pool.has_free(usize::from(self.mask) + 1 - usize::from(self.posted)) {
+            self.pool.lend(block, len)
+        } else {
+            self.copy_out(block, len)
         }
+    }
+
+    #[cold]
+    fn copy_out(&mut self, block: Block, len: usize) -> Lease {
+        let mut lease = self.pool.lend(block, len);
+        lease.make_private();
         lease
     }
 
