@@ -1,8 +1,7 @@
 //! One event loop and the handler on it.
 //!
-//! The way of a received message: [`Worker::run`] takes an event from the loop, [`Worker::on_received`] puts
-//! its bytes behind what was left before and calls the handler; what the handler writes leaves with the
-//! loop's next turn.
+//! The way of a received message: [`Worker::run`] takes its bytes from the loop, [`Worker::on_data`] puts them
+//! behind what was left before and calls the handler; what the handler writes leaves with the loop's next turn.
 
 use std::io;
 use std::sync::Arc;
