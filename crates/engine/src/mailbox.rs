@@ -17,13 +17,9 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::{fmt, mem};
 
+use crate::limits::RETAINED_MESSAGES;
 use crate::sync::{Arc, AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::wake::{Wake, WakeState};
-
-/// Room for messages, in each of the two buffers, that is kept when a burst is over.
-///
-/// Enough that the ordinary turn does not allocate; some ten KiB a loop when a message is a few words.
-const RETAINED_MESSAGES: usize = 256;
 
 /// The loop's end: it takes the messages, and asks before it sleeps.
 ///

@@ -222,8 +222,9 @@ impl Pool {
         self.free.len() >= count
     }
 
-    /// Collects the blocks whose last lease was dropped.
-    fn reclaim(&mut self) {
+    /// Collects the blocks whose last lease was dropped; they are the next that are acquired. Acquiring does it
+    /// by itself when nothing is free.
+    pub fn reclaim(&mut self) {
         // SAFETY: as in `memory`, which cannot be called while the lists are borrowed.
         let memory = unsafe { self.memory.as_ref() };
         let free = &mut self.free;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::slot::{Phase, TimerTask};
 use super::{Event, EventLoop};
-use crate::buffer::{Lease, OutQueue};
+use crate::buffer::Lease;
 use crate::driver::Socket;
 use crate::limits;
 use crate::log;
@@ -147,78 +147,6 @@ impl<M> EventLoop<M> {
         }
         self.after_output(key);
         Some(Event::Connected(conn, Ok(())))
-    }
-
-    /// The queue of a send comes back.
-    #[inline]
-    pub(super) fn on_sent(&mut self, key: Key, mut queue: Box<OutQueue>, result: io::Result<()>) {
-        let sent = queue.sent();
-        queue.clear();
-        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
-            self.spare_queues.push(queue);
-        }
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.sending = false;
-        if slot.reports_sends && slot.phase == Phase::Open {
-            return self.report_sent(key, sent, result);
-        }
-        match result {
-            Ok(()) if slot.phase == Phase::Open && !slot.output_ended && slot.out.is_none() => {}
-            Ok(()) if slot.out.is_some() => {
-                if !slot.dirty {
-                    slot.dirty = true;
-                    self.dirty.push(key);
-                }
-            }
-            Ok(()) => self.after_output(key),
-            Err(error) => self.on_send_failed(key, error),
-        }
-    }
-
-    /// The same for a connection whose front end wants to hear of it.
-    fn report_sent(&mut self, key: Key, sent: u64, result: io::Result<()>) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        if let Err(error) = &result {
-            slot.out = None;
-            slot.output_ended |= !is_cancelled(error);
-        }
-        if slot.out.is_some() && !slot.dirty {
-            slot.dirty = true;
-            self.dirty.push(key);
-        }
-        self.events.push_back(Event::Sent(ConnId::new(self.loop_number, key), sent, result));
-        self.after_output(key);
-    }
-
-    pub(super) fn on_send_failed(&mut self, key: Key, error: io::Error) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.out = None;
-        slot.output_ended = true;
-        match slot.phase {
-            Phase::Open => {
-                let conn = ConnId::new(self.loop_number, key);
-                self.events.push_back(Event::SendFailed(conn, error));
-            }
-            Phase::Flushing | Phase::Draining | Phase::Settling => self.finish_close(key),
-            Phase::Closing => {}
-        }
-    }
-
-    /// Does what waited for the out-queue to run empty, if it is.
-    #[inline]
-    pub(super) fn after_output(&mut self, key: Key) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        if slot.has_output() {
-            return;
-        }
-        match slot.phase {
-            Phase::Flushing => self.begin_drain(key),
-            Phase::Open if slot.output_ended => {
-                // What shutdown(2) can report here, the receive reports too.
-                let _ = self.driver.shutdown_write(key);
-            }
-            _ => {}
-        }
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod closing;
 mod completions;
+mod sending;
 mod slot;
 
 use std::collections::VecDeque;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use crate::buffer::{Chunk, Lease, OutQueue};
+use crate::buffer::{Lease, OutQueue};
 use crate::clock::Timestamp;
 use crate::driver::{Driver, DriverChoice, DriverConfig, DriverKind, DriverStats, Opened, Socket, Waker};
 use crate::limits;
@@ -560,69 +561,6 @@ impl<M> EventLoop<M> {
         Ok(())
     }
 
-    /// Queues a chunk: a small one by copy, a longer one by reference. All chunks of one turn leave in
-    /// one send.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale name or a connection that is closing or whose output was ended.
-    #[inline]
-    pub fn write(&mut self, conn: ConnId, chunk: Chunk) -> io::Result<()> {
-        if !chunk.is_empty() {
-            self.out_queue(conn)?.push(chunk);
-        }
-        Ok(())
-    }
-
-    /// Queues a copy of `bytes`.
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](Self::write).
-    #[inline]
-    pub fn write_copy(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<()> {
-        if !bytes.is_empty() {
-            self.out_queue(conn)?.push_copy(bytes);
-        }
-        Ok(())
-    }
-
-    /// From here on each send of the connection that ends brings an [`Event::Sent`], and none an
-    /// [`Event::SendFailed`].
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale name.
-    pub fn report_sends(&mut self, conn: ConnId) -> io::Result<()> {
-        self.open_slot(conn)?.reports_sends = true;
-        Ok(())
-    }
-
-    /// Asks for the end of the send in flight. What it was to send and has not is discarded.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale name.
-    pub fn cancel_send(&mut self, conn: ConnId) -> io::Result<()> {
-        self.open_slot(conn)?;
-        self.driver.cancel(conn.key(), Direction::Send);
-        Ok(())
-    }
-
-    /// Ends our direction of the stream once everything queued is sent; the other stays usable.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale name.
-    pub fn shutdown_write(&mut self, conn: ConnId) -> io::Result<()> {
-        let slot = self.open_slot(conn)?;
-        slot.output_ended = true;
-        if !slot.has_output() {
-            return self.driver.shutdown_write(conn.key());
-        }
-        Ok(())
-    }
-
     /// Ends a socket; [`Event::Closed`] is its last event. A stale name, and a second close that asks
     /// for no more than the first, have no effect.
     pub fn close(&mut self, conn: ConnId, how: Close) {
@@ -673,44 +611,6 @@ impl<M> EventLoop<M> {
             }
         }
         None
-    }
-
-    // ---- sending --------------------------------------------------------------------------------
-
-    /// The queue that the next send of this connection takes, made dirty.
-    #[inline]
-    fn out_queue(&mut self, conn: ConnId) -> io::Result<&mut OutQueue> {
-        let key = conn.key();
-        let slot = self.slots.get_mut(key).ok_or(io::ErrorKind::NotConnected)?;
-        if slot.phase != Phase::Open || slot.output_ended {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        if !slot.dirty && !slot.sending && !slot.connecting {
-            slot.dirty = true;
-            self.dirty.push(key);
-        }
-        let spare_queues = &mut self.spare_queues;
-        Ok(slot.out.get_or_insert_with(|| spare_queues.pop().unwrap_or_default()))
-    }
-
-    /// Starts one send for each connection that was written to.
-    fn flush_dirty(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for key in dirty.drain(..) {
-            let Some(slot) = self.slots.get_mut(key) else { continue };
-            slot.dirty = false;
-            if slot.sending || slot.phase == Phase::Closing {
-                continue;
-            }
-            let Some(queue) = slot.out.take() else { continue };
-            slot.sending = true;
-            if let Some(queue) = self.driver.send(key, queue) {
-                self.on_sent(key, queue, Ok(()));
-            }
-        }
-        // Nothing above writes, but a send that ended at once may have made its slot dirty again.
-        dirty.append(&mut self.dirty);
-        self.dirty = dirty;
     }
 
     // ---- helpers --------------------------------------------------------------------------------

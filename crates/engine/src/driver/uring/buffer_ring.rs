@@ -57,6 +57,8 @@ impl BufferRing {
     #[inline]
     pub(super) fn refill(&mut self) {
         let before = self.tail;
+        // What came back last is the hottest: it is posted before spares that were never touched.
+        self.pool.reclaim();
         while self.posted <= self.mask
             && let Some(block) = self.pool.acquire()
         {

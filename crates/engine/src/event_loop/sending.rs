@@ -1,0 +1,189 @@
+//! From what the front end writes to what the driver has sent.
+//!
+//! ```text
+//!  write ─► the slot's out-queue, made dirty ─► flush_dirty, once a turn ─► Driver::send
+//!                      ▲                                                        │
+//!                      └── what was written meanwhile, next turn ◄── on_sent ◄──┘
+//! ```
+
+use std::io;
+
+use super::slot::Phase;
+use super::{Event, EventLoop};
+use crate::buffer::{Chunk, OutQueue};
+use crate::limits;
+use crate::op::{Direction, is_cancelled};
+use crate::token::{ConnId, Key};
+
+impl<M> EventLoop<M> {
+    /// Queues a chunk: a small one by copy, a longer one by reference. All chunks of one turn leave in
+    /// one send.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name or a connection that is closing or whose output was ended.
+    #[inline]
+    pub fn write(&mut self, conn: ConnId, chunk: Chunk) -> io::Result<()> {
+        if !chunk.is_empty() {
+            self.out_queue(conn)?.push(chunk);
+        }
+        Ok(())
+    }
+
+    /// Queues a copy of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    #[inline]
+    pub fn write_copy(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<()> {
+        if !bytes.is_empty() {
+            self.out_queue(conn)?.push_copy(bytes);
+        }
+        Ok(())
+    }
+
+    /// From here on each send of the connection that ends brings an [`Event::Sent`], and none an
+    /// [`Event::SendFailed`].
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name.
+    pub fn report_sends(&mut self, conn: ConnId) -> io::Result<()> {
+        self.open_slot(conn)?.reports_sends = true;
+        Ok(())
+    }
+
+    /// Asks for the end of the send in flight. What it was to send and has not is discarded.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name.
+    pub fn cancel_send(&mut self, conn: ConnId) -> io::Result<()> {
+        self.open_slot(conn)?;
+        self.driver.cancel(conn.key(), Direction::Send);
+        Ok(())
+    }
+
+    /// Ends our direction of the stream once everything queued is sent; the other stays usable.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name.
+    pub fn shutdown_write(&mut self, conn: ConnId) -> io::Result<()> {
+        let slot = self.open_slot(conn)?;
+        slot.output_ended = true;
+        if !slot.has_output() {
+            return self.driver.shutdown_write(conn.key());
+        }
+        Ok(())
+    }
+
+    /// The queue that the next send of this connection takes, made dirty.
+    #[inline]
+    fn out_queue(&mut self, conn: ConnId) -> io::Result<&mut OutQueue> {
+        let key = conn.key();
+        let slot = self.slots.get_mut(key).ok_or(io::ErrorKind::NotConnected)?;
+        if slot.phase != Phase::Open || slot.output_ended {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        if !slot.dirty && !slot.sending && !slot.connecting {
+            slot.dirty = true;
+            self.dirty.push(key);
+        }
+        let spare_queues = &mut self.spare_queues;
+        Ok(slot.out.get_or_insert_with(|| spare_queues.pop().unwrap_or_default()))
+    }
+
+    /// Starts one send for each connection that was written to.
+    pub(super) fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            let Some(slot) = self.slots.get_mut(key) else { continue };
+            slot.dirty = false;
+            if slot.sending || slot.phase == Phase::Closing {
+                continue;
+            }
+            let Some(queue) = slot.out.take() else { continue };
+            slot.sending = true;
+            if let Some(queue) = self.driver.send(key, queue) {
+                self.on_sent(key, queue, Ok(()));
+            }
+        }
+        // Nothing above writes, but a send that ended at once may have made its slot dirty again.
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+    }
+
+    /// The queue of a send comes back.
+    #[inline]
+    pub(super) fn on_sent(&mut self, key: Key, mut queue: Box<OutQueue>, result: io::Result<()>) {
+        let sent = queue.sent();
+        queue.clear();
+        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
+            self.spare_queues.push(queue);
+        }
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.sending = false;
+        if slot.reports_sends && slot.phase == Phase::Open {
+            return self.report_sent(key, sent, result);
+        }
+        match result {
+            Ok(()) if slot.phase == Phase::Open && !slot.output_ended && slot.out.is_none() => {}
+            Ok(()) if slot.out.is_some() => {
+                if !slot.dirty {
+                    slot.dirty = true;
+                    self.dirty.push(key);
+                }
+            }
+            Ok(()) => self.after_output(key),
+            Err(error) => self.on_send_failed(key, error),
+        }
+    }
+
+    /// The same for a connection whose front end wants to hear of it.
+    fn report_sent(&mut self, key: Key, sent: u64, result: io::Result<()>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if let Err(error) = &result {
+            slot.out = None;
+            slot.output_ended |= !is_cancelled(error);
+        }
+        if slot.out.is_some() && !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(key);
+        }
+        self.events.push_back(Event::Sent(ConnId::new(self.loop_number, key), sent, result));
+        self.after_output(key);
+    }
+
+    pub(super) fn on_send_failed(&mut self, key: Key, error: io::Error) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.out = None;
+        slot.output_ended = true;
+        match slot.phase {
+            Phase::Open => {
+                let conn = ConnId::new(self.loop_number, key);
+                self.events.push_back(Event::SendFailed(conn, error));
+            }
+            Phase::Flushing | Phase::Draining | Phase::Settling => self.finish_close(key),
+            Phase::Closing => {}
+        }
+    }
+
+    /// Does what waited for the out-queue to run empty, if it is.
+    #[inline]
+    pub(super) fn after_output(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if slot.has_output() {
+            return;
+        }
+        match slot.phase {
+            Phase::Flushing => self.begin_drain(key),
+            Phase::Open if slot.output_ended => {
+                // What shutdown(2) can report here, the receive reports too.
+                let _ = self.driver.shutdown_write(key);
+            }
+            _ => {}
+        }
+    }
+}
