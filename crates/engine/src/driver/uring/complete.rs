@@ -24,6 +24,8 @@ struct Answer {
     more: bool,
     /// The receive buffer that the kernel picked.
     buffer: Option<u16>,
+    /// The socket has more to receive. Not told of Unix sockets before Linux 6.17.
+    nonempty: bool,
 }
 
 impl Answer {
@@ -66,7 +68,7 @@ impl Uring {
                 let Send::Queue { mut queue, header, .. } = std::mem::take(send) else { return None };
                 self.memory.retire_header(header);
                 queue.advance(count.into());
-                self.leave_kernel(key);
+                self.in_kernel -= 1;
                 self.operation_ended(key);
                 Some(Frequent::Sent(key, queue))
             }
@@ -82,6 +84,7 @@ impl Uring {
             result: entry.result(),
             more: cqueue::more(entry.flags()),
             buffer: cqueue::buffer_select(entry.flags()),
+            nonempty: cqueue::sock_nonempty(entry.flags()),
         };
         let token = Token::from_u64(entry.user_data()).expect("every entry carries a token");
         let key = token.key();
@@ -113,13 +116,6 @@ impl Uring {
         }
     }
 
-    /// Takes note that the kernel has one operation of the slot less.
-    #[inline]
-    fn leave_kernel(&mut self, key: Key) {
-        self.in_kernel -= 1;
-        self.row(key).in_kernel -= 1;
-    }
-
     /// After the last outcome of an operation: closes the slot if it waits for that.
     #[inline]
     fn operation_ended(&mut self, key: Key) {
@@ -147,8 +143,10 @@ impl Uring {
         flight: Flight,
         answer: Answer,
     ) -> Option<Outcome> {
-        self.leave_kernel(key);
-        self.row(key).receive = Receive::None;
+        self.in_kernel -= 1;
+        let row = self.row(key);
+        row.drained = !answer.nonempty;
+        row.receive = Receive::None;
         let mut buffer = self.memory.buffers.take(place);
         if answer.is_passing() && flight == Flight::InKernel {
             self.start_receive_into(key, buffer);
@@ -193,7 +191,8 @@ impl Uring {
         answer: Answer,
         received: Option<Outcome>,
     ) -> Option<Outcome> {
-        self.leave_kernel(key);
+        self.in_kernel -= 1;
+        self.row(key).drained = !answer.nonempty;
         let starved = answer.error() == Some(libc::ENOBUFS);
         self.ring.stats.buffers_exhausted += u64::from(starved);
         let goes_on = received.is_some() || starved || answer.is_passing();
@@ -225,7 +224,7 @@ impl Uring {
 
     #[inline]
     fn complete_send(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
-        self.leave_kernel(key);
+        self.in_kernel -= 1;
         let outcome = match std::mem::take(&mut self.row(key).send) {
             Send::Queue { mut queue, ending, header } => {
                 let polled = header.is_none() && queue.front_file().is_some();
@@ -243,26 +242,19 @@ impl Uring {
                     self.start_send(key, queue)?
                 }
             }
-            Send::Datagram { datagram, ending } => self.continue_datagram_send(key, datagram, ending)?,
+            Send::Datagram(datagram) => self.continue_datagram_send(key, datagram)?,
+            Send::EndingDatagram(datagram) => Outcome::SentTo(datagram, Err(cancelled())),
             Send::None => unreachable!("{key:?}: a send completed that was not in flight"),
         };
         self.operation_ended(key);
         Some(outcome)
     }
 
-    fn continue_datagram_send(
-        &mut self,
-        key: Key,
-        datagram: Box<OutDatagram>,
-        ending: bool,
-    ) -> Option<Outcome> {
-        if ending {
-            return Some(Outcome::SentTo(datagram, Err(cancelled())));
-        }
+    fn continue_datagram_send(&mut self, key: Key, datagram: Box<OutDatagram>) -> Option<Outcome> {
         match readiness::send_datagram(self.row(key).fd(), &datagram) {
             Attempt::Done(result) => Some(Outcome::SentTo(datagram, result)),
             Attempt::WouldBlock => {
-                self.row(key).send = Send::Datagram { datagram, ending };
+                self.row(key).send = Send::Datagram(datagram);
                 self.arm_poll(key, TokenKind::Send, libc::POLLOUT, false);
                 None
             }
@@ -287,7 +279,7 @@ impl Uring {
     }
 
     fn complete_connect(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
-        self.leave_kernel(key);
+        self.in_kernel -= 1;
         let Auxiliary::Connect(place) = std::mem::take(&mut self.row(key).auxiliary) else {
             unreachable!("{key:?}: a connect completed that was not in flight")
         };
@@ -319,7 +311,7 @@ impl Uring {
         arm: impl Fn(&mut Self, Key),
         failure: impl Fn(io::Error) -> Outcome,
     ) -> Option<Outcome> {
-        self.leave_kernel(key);
+        self.in_kernel -= 1;
         let error = match answer.into_result() {
             Err(error) if !answer.is_passing() => error,
             _ if ending => cancelled(),
@@ -343,7 +335,7 @@ impl Uring {
 
     /// Datagrams are there, or the poll has ended.
     fn complete_datagram(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
-        self.leave_kernel(key);
+        self.in_kernel -= 1;
         let Receive::Datagrams { left, flight } = self.row(key).receive else {
             unreachable!("{key:?}: a datagram poll completed that was not in flight")
         };

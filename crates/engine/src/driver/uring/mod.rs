@@ -42,6 +42,9 @@ use row::{Auxiliary, Flight, MessageHeader, Receive, Row, Send};
 
 pub(super) use features::features;
 
+/// The kernel's flag of the same name: wait until the socket is ready before the first try.
+const RECVSEND_POLL_FIRST: u16 = 1;
+
 /// The io_uring driver of one loop.
 ///
 /// Dropped by hand, the kernel's ring before the memory that it may touch.
@@ -166,7 +169,7 @@ impl Uring {
             Op::SendTo(datagram) => match readiness::send_datagram(row.fd(), &datagram) {
                 Attempt::Done(result) => return Submitted::Done(Outcome::SentTo(datagram, result)),
                 Attempt::WouldBlock => {
-                    row.send = Send::Datagram { datagram, ending: false };
+                    row.send = Send::Datagram(datagram);
                     self.arm_poll(key, TokenKind::Send, libc::POLLOUT, false);
                 }
             },
@@ -280,6 +283,7 @@ impl Uring {
         let fd = types::Fd(row.raw_fd());
         let entry = if row.single_shot || matches!(row.receive, Receive::Stream { once: true, .. }) {
             opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                .ioprio(row.receive_priority())
                 .buf_group(BUFFER_GROUP)
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
@@ -295,8 +299,9 @@ impl Uring {
         self.row(key).start_receiving(Receive::Into(place, Flight::InKernel));
         let spare = self.memory.buffers.get_mut(place).spare_capacity_mut();
         let (pointer, len) = (spare.as_mut_ptr().cast(), spare.len().min(u32::MAX as usize) as u32);
-        let fd = types::Fd(self.row(key).raw_fd());
-        let entry = opcode::Recv::new(fd, pointer, len).build();
+        let row = self.row(key);
+        let entry =
+            opcode::Recv::new(types::Fd(row.raw_fd()), pointer, len).ioprio(row.receive_priority()).build();
         // SAFETY: the buffer's heap memory stays on the shelf until the final completion; moving the
         // `BytesMut` itself does not move it.
         unsafe { self.push(key, TokenKind::Receive, entry) };
@@ -397,7 +402,6 @@ impl Uring {
     #[inline]
     unsafe fn push(&mut self, key: Key, kind: TokenKind, entry: squeue::Entry) {
         self.in_kernel += 1;
-        self.row(key).in_kernel += 1;
         // SAFETY: the caller's guarantee is passed on.
         unsafe { self.ring.push(entry.user_data(Token::new(kind, key).to_u64())) };
     }
@@ -428,9 +432,13 @@ impl Uring {
     }
 
     fn cancel_send(&mut self, key: Key) {
-        match &mut self.row(key).send {
-            Send::Queue { ending, .. } | Send::Datagram { ending, .. } if !*ending => *ending = true,
-            _ => return,
+        let send = &mut self.row(key).send;
+        match std::mem::take(send) {
+            Send::Queue { queue, ending: false, header } => {
+                *send = Send::Queue { queue, ending: true, header };
+            }
+            Send::Datagram(datagram) => *send = Send::EndingDatagram(datagram),
+            other => return *send = other,
         }
         self.cancel_in_kernel(key, TokenKind::Send);
     }
@@ -509,6 +517,11 @@ impl Row {
     fn start_receiving(&mut self, receive: Receive) {
         debug_assert!(matches!(self.receive, Receive::None), "a receive is in flight already");
         self.receive = receive;
+    }
+
+    /// How a single-shot receive begins: by a try, or by waiting if there was nothing left the last time.
+    fn receive_priority(&self) -> u16 {
+        if self.drained { RECVSEND_POLL_FIRST } else { 0 }
     }
 }
 

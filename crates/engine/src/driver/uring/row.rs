@@ -17,14 +17,14 @@ pub(super) struct Row {
     /// `None` while the slot is vacant.
     pub(super) socket: Option<Socket>,
     pub(super) generation: Option<Generation>,
-    /// Operations of this slot that the kernel has and whose final completion is to come.
-    pub(super) in_kernel: u8,
     /// `Op::Close` was submitted: whatever ends is not started again.
     pub(super) closing: bool,
     /// A stream of the Unix domain, see [`Receive::Stream`].
     pub(super) single_shot: bool,
     /// The slot stands in the line.
     pub(super) in_line: bool,
+    /// The last single-shot receive took all there was: trying at once would be in vain.
+    pub(super) drained: bool,
     pub(super) receive: Receive,
     pub(super) auxiliary: Auxiliary,
     pub(super) send: Send,
@@ -73,7 +73,9 @@ pub(super) enum Send {
         header: Option<Place>,
     },
     /// The datagram waits until the socket is writable.
-    Datagram { datagram: Box<OutDatagram>, ending: bool },
+    Datagram(Box<OutDatagram>),
+    /// The same, and it was told to end.
+    EndingDatagram(Box<OutDatagram>),
 }
 
 #[derive(Debug, Default)]
@@ -104,11 +106,7 @@ impl Row {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.in_kernel == 0
-            && matches!(
-                (&self.receive, &self.send, &self.auxiliary),
-                (Receive::None, Send::None, Auxiliary::None)
-            )
+        matches!((&self.receive, &self.send, &self.auxiliary), (Receive::None, Send::None, Auxiliary::None))
     }
 }
 
