@@ -1,5 +1,6 @@
 //! The one error type of the library.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -31,15 +32,25 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// println!("{error}"); // cannot listen on "tpc://localhost:80": the scheme "tpc" is unknown: use ...
 /// ```
 pub struct Error {
-    message: String,
+    /// Empty where the source says it all.
+    message: Cow<'static, str>,
     kind: io::ErrorKind,
+    cause: Cause,
     source: Option<io::Error>,
+}
+
+/// What [`io::ErrorKind`] has no word for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    AsKind,
+    Cancelled,
+    WatcherClosed,
 }
 
 impl Error {
     /// The program or its user asked for something that cannot be.
-    pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self { message: message.into(), kind: io::ErrorKind::InvalidInput, source: None }
+    pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::of_kind(io::ErrorKind::InvalidInput, message.into())
     }
 
     /// `tried`, on what, failed with `source`; `advice` says what to do and may be empty.
@@ -50,12 +61,45 @@ impl Error {
         } else {
             format!("{tried}: {reason} ({advice})")
         };
-        Self { message, kind: source.kind(), source: Some(source) }
+        Self { message: message.into(), kind: source.kind(), cause: Cause::AsKind, source: Some(source) }
     }
 
     /// Our own fault, or a handler's: not what anybody asked for.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
-        Self { message: message.into(), kind: io::ErrorKind::Other, source: None }
+        Self::of_kind(io::ErrorKind::Other, message.into().into())
+    }
+
+    /// A sentence for an error that no system call reported; a static one allocates nothing.
+    pub(crate) fn of_kind(kind: io::ErrorKind, message: Cow<'static, str>) -> Self {
+        Self { message, kind, cause: Cause::AsKind, source: None }
+    }
+
+    /// What the system said of an operation, as it is.
+    pub(crate) fn of_operation(source: io::Error) -> Self {
+        Self { message: Cow::Borrowed(""), kind: source.kind(), cause: Cause::AsKind, source: Some(source) }
+    }
+
+    /// The operation was ended by `cancel`, or by the end of its connection.
+    pub(crate) fn cancelled() -> Self {
+        let message = Cow::Borrowed("the operation was cancelled");
+        Self { message, kind: io::ErrorKind::Other, cause: Cause::Cancelled, source: None }
+    }
+
+    /// The operation's deadline has passed.
+    pub(crate) fn timed_out() -> Self {
+        Self::of_kind(io::ErrorKind::TimedOut, Cow::Borrowed("the deadline of the operation has passed"))
+    }
+
+    /// The name is stale.
+    pub(crate) fn not_connected() -> Self {
+        let message = "there is no such connection (any more)";
+        Self::of_kind(io::ErrorKind::NotConnected, Cow::Borrowed(message))
+    }
+
+    /// The watcher that a submitter belongs to was dropped.
+    pub(crate) fn watcher_closed() -> Self {
+        let message = Cow::Borrowed("the watcher is gone: it was dropped");
+        Self { message, kind: io::ErrorKind::NotConnected, cause: Cause::WatcherClosed, source: None }
     }
 
     /// Whether the arguments cannot be used: a malformed address, a size out of range.
@@ -77,6 +121,53 @@ impl Error {
     pub fn is_permission_denied(&self) -> bool {
         self.kind == io::ErrorKind::PermissionDenied
     }
+
+    /// Whether the deadline passed before the operation was done.
+    pub fn is_timed_out(&self) -> bool {
+        self.kind == io::ErrorKind::TimedOut
+    }
+
+    /// Whether the operation was ended by a `cancel`, or because its connection was freed.
+    pub fn is_cancelled(&self) -> bool {
+        self.cause == Cause::Cancelled
+    }
+
+    /// Whether the connection is gone, was never there, or has no peer. See also
+    /// [`is_watcher_closed`](Self::is_watcher_closed).
+    pub fn is_not_connected(&self) -> bool {
+        self.kind == io::ErrorKind::NotConnected && self.cause == Cause::AsKind
+    }
+
+    /// Whether the peer's end of stream came before all that was asked for.
+    pub fn is_unexpected_eof(&self) -> bool {
+        self.kind == io::ErrorKind::UnexpectedEof
+    }
+
+    /// Whether nobody accepts connections at the address.
+    pub fn is_connection_refused(&self) -> bool {
+        self.kind == io::ErrorKind::ConnectionRefused
+    }
+
+    /// Whether the peer reset the connection, or nothing can be written to it any more.
+    pub fn is_connection_lost(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        matches!(self.kind, BrokenPipe | ConnectionAborted | ConnectionReset)
+    }
+
+    /// Whether something is still under way that has to end first, or a queue is full: try again later.
+    pub fn is_busy(&self) -> bool {
+        self.kind == io::ErrorKind::ResourceBusy
+    }
+
+    /// Whether the [`Watcher`](crate::watcher::Watcher) that was asked is gone.
+    pub fn is_watcher_closed(&self) -> bool {
+        self.cause == Cause::WatcherClosed
+    }
+
+    /// The kind of the standard library that fits best.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.kind
+    }
 }
 
 /// The reason in plain words, without the number that the standard library appends.
@@ -92,14 +183,17 @@ fn reason(error: &io::Error) -> String {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        match &self.source {
+            Some(source) if self.message.is_empty() => source.fmt(f),
+            _ => f.write_str(&self.message),
+        }
     }
 }
 
 /// The sentence, since this is what `main` shows when it returns an error.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -119,6 +213,6 @@ impl From<Error> for io::Error {
 /// For programs that use `?` on standard I/O beside this library.
 impl From<io::Error> for Error {
     fn from(source: io::Error) -> Self {
-        Self { message: source.to_string(), kind: source.kind(), source: Some(source) }
+        Self::of_operation(source)
     }
 }

@@ -37,9 +37,12 @@
 mod address;
 mod error;
 pub mod server;
+pub mod watcher;
 
 pub use address::{ListenAddress, ParseAddressError};
 pub use error::{Error, Result};
 pub use kolk_engine::buffer::{Chunk, FileRange, Lease};
 pub use kolk_engine::driver::{DriverChoice, DriverKind};
+pub use kolk_engine::op::Interest;
+pub use kolk_engine::socket::Address;
 pub use kolk_engine::token::ConnId;

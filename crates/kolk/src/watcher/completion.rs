@@ -1,0 +1,209 @@
+//! What came of an operation.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use kolk_engine::op::Interest;
+use kolk_engine::socket::Address;
+use kolk_engine::token::ConnId;
+
+use super::buffer::Buffer;
+use super::limits::BATCH;
+use crate::error::Result;
+
+/// What an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Operation {
+    /// One receive into the program's buffer.
+    Read,
+    /// One receive into the loop's memory.
+    ReadPooled,
+    /// Receives until a buffer is full.
+    ReadExact,
+    /// Receives until a delimiter.
+    ReadUntil,
+    /// A write, of one buffer or of several.
+    Write,
+    /// One new connection of a listener.
+    Accept,
+    /// A connection to somebody else.
+    Connect,
+    /// A descriptor that became ready.
+    Watch,
+    /// One datagram that arrived.
+    RecvFrom,
+    /// One datagram that was sent.
+    SendTo,
+    /// A timer.
+    Timer,
+    /// One beat of an interval.
+    Interval,
+    /// Bytes copied between two connections.
+    Relay,
+    /// The end of a connection, if it was asked for.
+    Closed,
+}
+
+/// The name of one operation, to cancel it. `Copy`, good in any thread, harmless when the operation is done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationId {
+    pub(super) conn: ConnId,
+    pub(super) number: u64,
+}
+
+impl OperationId {
+    /// The connection of the operation. A connect is named after its connection to be; a timer, an interval
+    /// and a relay have a name of their own.
+    pub fn conn(self) -> ConnId {
+        self.conn
+    }
+}
+
+impl fmt::Debug for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{:x}", self.conn, self.number)
+    }
+}
+
+/// One operation that is done: everything it was given comes back, with what came of it.
+///
+/// | operation | `Ok` of `result` | `buffer` |
+/// |---|---|---|
+/// | `Read` | bytes appended; 0 is the end of the stream | the program's |
+/// | `ReadPooled` | bytes; 0 is the end of the stream | a [`Lease`](crate::Lease) |
+/// | `ReadExact` | bytes appended; 0: the stream ended before the first | the program's |
+/// | `ReadUntil` | bytes up to and with the delimiter; 0: the stream ended before the first | those bytes |
+/// | `Write`, `SendTo` | bytes sent: all | the program's |
+/// | `Accept` | 0; [`accepted`](Self::accepted) | - |
+/// | `Connect`, `Timer`, `Closed` | 0 | - |
+/// | `Interval` | beats since the last completion: 1, or more if the program was late | - |
+/// | `Watch` | 0; [`readiness`](Self::readiness) | - |
+/// | `RecvFrom` | bytes; [`peer`](Self::peer) | a [`Lease`](crate::Lease) |
+/// | `Relay` | bytes in both directions; [`relayed`](Self::relayed) | - |
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Completion<C = ()> {
+    /// What it was.
+    pub operation: Operation,
+    /// Its name, as it was returned when it was submitted.
+    pub id: OperationId,
+    /// The connection. That of a timer or an interval names nothing but itself; that of a relay is its first.
+    pub conn: ConnId,
+    /// What the program gave with it.
+    pub context: C,
+    /// What came of it; see the table above.
+    pub result: Result<usize>,
+    /// Bytes that were moved, also by an operation that failed.
+    pub count: u64,
+    /// The buffer.
+    pub buffer: Buffer,
+    pub(super) detail: Detail,
+}
+
+/// What only some operations report.
+#[derive(Debug, Default)]
+pub(super) enum Detail {
+    #[default]
+    None,
+    Accepted(ConnId),
+    Ready(Interest),
+    Datagram {
+        from: Address,
+        truncated: bool,
+    },
+    Relayed([u64; 2]),
+}
+
+impl<C> Completion<C> {
+    /// The new connection of an `Accept`.
+    pub fn accepted(&self) -> Option<ConnId> {
+        match self.detail {
+            Detail::Accepted(conn) => Some(conn),
+            _ => None,
+        }
+    }
+
+    /// In which directions the descriptor of a `Watch` is ready.
+    pub fn readiness(&self) -> Option<Interest> {
+        match self.detail {
+            Detail::Ready(interest) => Some(interest),
+            _ => None,
+        }
+    }
+
+    /// Who sent the datagram of a `RecvFrom`.
+    pub fn peer(&self) -> Option<&Address> {
+        match &self.detail {
+            Detail::Datagram { from, .. } => Some(from),
+            _ => None,
+        }
+    }
+
+    /// Whether a datagram was longer than the loop's buffer, so that its end is lost.
+    pub fn is_truncated(&self) -> bool {
+        matches!(self.detail, Detail::Datagram { truncated: true, .. })
+    }
+
+    /// Bytes that a `Relay` copied: from its first connection to its second, and back.
+    pub fn relayed(&self) -> Option<(u64, u64)> {
+        match self.detail {
+            Detail::Relayed([there, back]) => Some((there, back)),
+            _ => None,
+        }
+    }
+}
+
+/// A batch of completions, filled by [`Watcher::wait`](super::Watcher::wait) and emptied by the program. Its
+/// memory is used again and again.
+#[derive(Debug)]
+pub struct Completions<C = ()> {
+    /// Invariant: `batch.len() <= capacity`, but for completions that came of one event.
+    pub(super) batch: VecDeque<Completion<C>>,
+    capacity: usize,
+}
+
+impl<C> Completions<C> {
+    /// Room for `capacity` completions, at least one: the most that one wait brings.
+    pub fn with_capacity(capacity: usize) -> Self {
+        let capacity = capacity.max(1);
+        Self { batch: VecDeque::with_capacity(capacity), capacity }
+    }
+
+    /// Most completions that one wait brings.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Completions that were not taken yet.
+    pub fn len(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Whether all were taken.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Takes all, in the order in which they came about.
+    pub fn drain(&mut self) -> impl Iterator<Item = Completion<C>> {
+        self.batch.drain(..)
+    }
+
+    /// Takes the first.
+    pub fn pop(&mut self) -> Option<Completion<C>> {
+        self.batch.pop_front()
+    }
+
+    /// Room that is left.
+    pub(super) fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.batch.len())
+    }
+}
+
+/// Room for 256.
+impl<C> Default for Completions<C> {
+    fn default() -> Self {
+        Self::with_capacity(BATCH)
+    }
+}

@@ -1,0 +1,245 @@
+//! The watcher as other threads see it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kolk_engine::driver::Waker;
+use kolk_engine::mailbox::{SendError, Sender};
+use kolk_engine::slab::SlotNumbers;
+use kolk_engine::token::ConnId;
+
+use super::adopt::{IntoSocket, identify};
+use super::completion::OperationId;
+use super::request::Request;
+use crate::error::{Error, Result};
+
+/// Submits to a [`Watcher`](super::Watcher) from any thread. `Clone`, `Send` and `Sync`, when the context is
+/// `Send`.
+///
+/// It has the verbs of the watcher. What can be told at once is an error of the call; the rest, such as a
+/// connection that is gone, the completion says. The watcher's thread is woken if it sleeps, once for all that
+/// is submitted until it runs. Operations of one thread begin in the order in which it submitted them.
+///
+/// # Examples
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use kolk::watcher::{Completions, Operation, Watcher};
+///
+/// let (near, far) = UnixStream::pair()?;
+/// let mut watcher = Watcher::new()?;
+/// let submitter = watcher.submitter();
+/// let thread = std::thread::spawn(move || {
+///     let conn = submitter.adopt(near)?;
+///     submitter.write(conn, "greeting", "hello")
+/// });
+///
+/// let mut completions = Completions::default();
+/// watcher.wait(&mut completions, None)?;
+/// let done = completions.pop().expect("`wait` waits for one");
+/// assert_eq!((done.operation, done.context), (Operation::Write, "greeting"));
+/// # thread.join().expect("it does not panic")?;
+/// # drop(far);
+/// # Ok::<(), kolk::Error>(())
+/// ```
+pub struct Submitter<C = ()> {
+    sender: Sender<Request<C>, Waker>,
+    names: Arc<Names>,
+}
+
+impl<C> Submitter<C> {
+    pub(super) fn new(sender: Sender<Request<C>, Waker>, names: Arc<Names>) -> Self {
+        Self { sender, names }
+    }
+
+    /// Gives a socket to the watcher, and answers its name at once.
+    ///
+    /// # Errors
+    ///
+    /// A descriptor that is closed or a regular file, all slots taken,
+    /// [`is_watcher_closed`](Error::is_watcher_closed). The socket is closed then.
+    pub fn adopt(&self, socket: impl IntoSocket) -> Result<ConnId> {
+        let (socket, kind) = identify(socket.into_socket())?;
+        let conn = self.names.reserve()?;
+        match self.send(Request::adopt(conn, socket, kind)) {
+            Ok(()) => Ok(conn),
+            Err(error) => {
+                self.names.release(conn);
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`adopt`](Self::adopt), and a handle that frees the connection when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`adopt`](Self::adopt).
+    pub fn adopt_owned(&self, socket: impl IntoSocket) -> Result<ConnOwner<C>> {
+        self.adopt(socket).map(|conn| self.own(conn))
+    }
+
+    /// A handle that frees the connection when it is dropped.
+    pub fn own(&self, conn: ConnId) -> ConnOwner<C> {
+        ConnOwner { conn, submitter: self.clone() }
+    }
+
+    /// Submits one operation, and answers its name.
+    ///
+    /// # Errors
+    ///
+    /// [`is_invalid_input`](Error::is_invalid_input) for an empty buffer,
+    /// [`is_watcher_closed`](Error::is_watcher_closed), and [`is_busy`](Error::is_busy) when the watcher does
+    /// not keep up with a million requests that wait.
+    pub fn submit(&self, mut request: Request<C>) -> Result<OperationId> {
+        let id = self.name(&mut request)?;
+        let has_own_name = request.needs_name();
+        self.send(request).inspect_err(|_| {
+            if has_own_name {
+                self.names.release(id.conn);
+            }
+        })?;
+        Ok(id)
+    }
+
+    /// Submits many operations with one wake-up, and leaves the empty vector to the caller for the next time.
+    /// No request of another thread comes between them.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit). Requests that were not submitted are still in `requests`; when one of
+    /// them is invalid, that is all of them.
+    pub fn submit_batch(&self, requests: &mut Vec<Request<C>>) -> Result<()> {
+        requests.iter().try_for_each(Request::check)?;
+        for request in requests.iter_mut() {
+            self.name(request)?;
+        }
+        self.sender.send_batch(requests).map_err(|refused| refusal(&refused))
+    }
+
+    /// Ends one pending operation, as [`Watcher::cancel`](super::Watcher::cancel).
+    ///
+    /// # Errors
+    ///
+    /// [`is_watcher_closed`](Error::is_watcher_closed), [`is_busy`](Error::is_busy).
+    pub fn cancel(&self, operation: OperationId) -> Result<()> {
+        self.send(Request::cancel(operation))
+    }
+
+    /// Closes a connection, as [`Watcher::free`](super::Watcher::free).
+    ///
+    /// # Errors
+    ///
+    /// [`is_watcher_closed`](Error::is_watcher_closed), [`is_busy`](Error::is_busy).
+    pub fn free(&self, conn: ConnId) -> Result<()> {
+        self.send(Request::free_quietly(conn))
+    }
+
+    /// Ends our direction of a stream after the writes that are queued; the other stays usable.
+    ///
+    /// # Errors
+    ///
+    /// [`is_watcher_closed`](Error::is_watcher_closed), [`is_busy`](Error::is_busy).
+    pub fn shutdown_write(&self, conn: ConnId) -> Result<()> {
+        self.send(Request::shutdown_write(conn))
+    }
+
+    /// Checks a request, and gives it its number and, if it needs one, a name of its own.
+    fn name(&self, request: &mut Request<C>) -> Result<OperationId> {
+        request.check()?;
+        let conn = match request.conn {
+            Some(conn) => conn,
+            None => *request.conn.insert(self.names.reserve()?),
+        };
+        request.number = self.names.next_number();
+        Ok(OperationId { conn, number: request.number })
+    }
+
+    fn send(&self, request: Request<C>) -> Result<()> {
+        if request.conn.is_some_and(|conn| conn.event_loop() != self.names.loop_number) {
+            return Err(Error::invalid("the connection belongs to another watcher"));
+        }
+        self.sender.send(request).map_err(|refused| refusal(&refused))
+    }
+}
+
+fn refusal<T>(refused: &SendError<T>) -> Error {
+    if refused.is_closed() {
+        return Error::watcher_closed();
+    }
+    let message = "the watcher does not keep up: its mailbox is full (submit less, or try again later)";
+    Error::of_kind(std::io::ErrorKind::ResourceBusy, message.into())
+}
+
+impl<C> Clone for Submitter<C> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), names: Arc::clone(&self.names) }
+    }
+}
+
+impl<C> fmt::Debug for Submitter<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Submitter").field("watcher", &self.names.loop_number).finish_non_exhaustive()
+    }
+}
+
+/// A connection that is freed when this handle is dropped, on whichever thread that is.
+#[derive(Debug)]
+#[must_use = "dropping the owner frees the connection"]
+pub struct ConnOwner<C = ()> {
+    conn: ConnId,
+    submitter: Submitter<C>,
+}
+
+impl<C> ConnOwner<C> {
+    /// The name of the connection.
+    pub fn id(&self) -> ConnId {
+        self.conn
+    }
+}
+
+impl<C> Drop for ConnOwner<C> {
+    fn drop(&mut self) {
+        // A watcher that is gone has closed the connection. One whose mailbox is full closes it in the end.
+        let _ = self.submitter.free(self.conn);
+    }
+}
+
+/// Where connections and operations get their names, on any thread.
+#[derive(Debug)]
+pub(super) struct Names {
+    slots: Arc<SlotNumbers>,
+    loop_number: u16,
+    last_number: AtomicU64,
+}
+
+/// Tells the numbers that other threads give from those that the watcher's thread gives without sharing.
+const ELSEWHERE: u64 = 1 << 63;
+
+impl Names {
+    pub(super) fn new(slots: Arc<SlotNumbers>, loop_number: u16) -> Self {
+        Self { slots, loop_number, last_number: AtomicU64::new(ELSEWHERE) }
+    }
+
+    /// A name that nobody has.
+    pub(super) fn reserve(&self) -> Result<ConnId> {
+        match self.slots.reserve() {
+            Some(key) => Ok(ConnId::new(self.loop_number, key)),
+            None => {
+                let message = format!("all {} slots of the watcher are taken", self.slots.limit());
+                Err(Error::of_kind(std::io::ErrorKind::OutOfMemory, message.into()))
+            }
+        }
+    }
+
+    /// Gives a name back under which nothing is kept.
+    pub(super) fn release(&self, conn: ConnId) {
+        let was_in_use = self.slots.release(conn.key());
+        debug_assert!(was_in_use, "{conn} was given back before");
+    }
+
+    fn next_number(&self) -> u64 {
+        self.last_number.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}

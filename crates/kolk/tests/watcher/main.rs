@@ -1,0 +1,5 @@
+//! The promises of the watcher, by number, on each kernel interface.
+
+mod reading;
+mod support;
+mod writing;
