@@ -76,11 +76,8 @@ impl<C> Watcher<C> {
 
     pub(super) fn open(config: &Config, nodelay: bool) -> Result<Self> {
         let failed = |error| Error::io("cannot start a watcher", error, "");
-        let mut event_loop = EventLoop::new(config).map_err(failed)?;
-        // The turn reads the loop's clock after this: a deadline may be late by so little, but not early.
         let instant = Instant::now();
-        let at_once = event_loop.now();
-        event_loop.turn(Some(at_once)).map_err(failed)?;
+        let event_loop = EventLoop::new(config).map_err(failed)?;
         let clocks = (instant, event_loop.now());
         let numbers = Arc::clone(event_loop.slot_numbers());
         let names = Arc::new(Names::new(numbers, config.loop_number));
@@ -123,6 +120,7 @@ impl<C> Watcher<C> {
         if room == 0 {
             return Ok(completions.len());
         }
+        let timeout = if completions.is_empty() { timeout } else { Some(Duration::ZERO) };
         let deadline = timeout.map(|timeout| self.clock() + timeout);
         loop {
             self.turn(deadline, room)?;
@@ -139,7 +137,7 @@ impl<C> Watcher<C> {
     fn turn(&mut self, deadline: Option<Timestamp>, room: usize) -> Result<()> {
         self.flush_output();
         let deadline = if self.ready.is_empty() { deadline } else { Some(self.event_loop.now()) };
-        self.event_loop.turn(deadline).map_err(|error| Error::io("the watcher cannot go on", error, ""))?;
+        self.event_loop.turn(deadline).map_err(cannot_go_on)?;
         while self.ready.len() < room
             && let Some(event) = self.event_loop.next_event()
         {
@@ -239,6 +237,16 @@ impl<C> Watcher<C> {
         self.clocks.1 + self.clocks.0.elapsed()
     }
 
+    /// Compares the two clocks: the turn reads the loop's after this reads the program's, so that a deadline
+    /// may come late by so little, but never early.
+    fn set_clocks(&mut self) -> Result<()> {
+        let instant = Instant::now();
+        let at_once = self.event_loop.now();
+        self.event_loop.turn(Some(at_once)).map_err(cannot_go_on)?;
+        self.clocks = (instant, self.event_loop.now());
+        Ok(())
+    }
+
     pub(super) fn conn_id(&self, key: Key) -> ConnId {
         ConnId::new(self.event_loop.loop_number(), key)
     }
@@ -291,13 +299,21 @@ impl<C> Watcher<C> {
 
     fn claim_thread(&mut self) -> Result<()> {
         let current = thread::current().id();
-        if *self.thread.get_or_insert(current) == current {
+        if self.thread.is_none() {
+            self.thread = Some(current);
+            return self.set_clocks();
+        }
+        if self.thread == Some(current) {
             return Ok(());
         }
         let message =
             "a watcher belongs to the thread that waited first: submit from others, wait on that one";
         Err(Error::invalid(message))
     }
+}
+
+fn cannot_go_on(error: std::io::Error) -> Error {
+    Error::io("the watcher cannot go on", error, "")
 }
 
 impl<C> fmt::Debug for Watcher<C> {

@@ -1,5 +1,13 @@
 //! The promises of the watcher, by number, on each kernel interface.
 
+mod bulk;
+mod descriptors;
+mod differential;
+mod ending;
 mod reading;
+mod relaying;
+mod sockets;
 mod support;
+mod threads;
+mod timing;
 mod writing;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -142,6 +143,12 @@ impl<C: Debug> Rig<C> {
         (near, listener.accept().expect("just connected").0)
     }
 
+    /// An adopted Unix stream and its other end: cheaper than TCP where there are thousands.
+    pub(crate) fn unix_pair(&mut self) -> (ConnId, UnixStream) {
+        let (near, far) = UnixStream::pair().expect("a descriptor is free");
+        (self.watcher.adopt(near).expect("a slot is free"), far)
+    }
+
     /// One wait that does not last.
     #[track_caller]
     pub(crate) fn pump(&mut self) {
@@ -179,6 +186,17 @@ impl<C: Debug> Rig<C> {
         let done = self.next();
         assert_eq!(done.operation, operation, "{}: {done:?}", self.watcher.driver());
         done
+    }
+
+    /// The next completion of this operation; those before it are passed over.
+    #[track_caller]
+    pub(crate) fn until_of(&mut self, operation: Operation) -> Completion<C> {
+        loop {
+            let done = self.next();
+            if done.operation == operation {
+                return done;
+            }
+        }
     }
 
     #[track_caller]
