@@ -22,9 +22,7 @@ impl<C> Watcher<C> {
     /// [`is_busy`](Error::is_busy) for a second accept or watch. The operation did not begin then.
     pub fn submit(&mut self, mut request: Request<C>) -> Result<OperationId> {
         request.check()?;
-        if let Some(conn) = request.conn {
-            self.check_conn(conn, &request.verb)?;
-        }
+        self.check_state(&request)?;
         let conn = match request.conn {
             Some(conn) if !request.needs_name() => conn,
             _ => self.names.reserve()?,
@@ -39,23 +37,22 @@ impl<C> Watcher<C> {
     /// A request of another thread. What is wrong with it, its completion says.
     pub(super) fn take_up_message(&mut self, request: Request<C>) {
         let Some(conn) = request.conn else { return };
-        match self.check_conn(conn, &request.verb) {
+        match self.check_state(&request) {
             Ok(()) => self.take_up(conn, request),
             Err(error) => self.refuse(conn, request, error),
         }
     }
 
     /// Whether there is such a connection, and whether it can do that.
-    fn check_conn(&self, id: ConnId, verb: &Verb<C>) -> Result<()> {
-        if matches!(
-            verb,
-            Verb::Adopt(..) | Verb::Cancel(_) | Verb::Connect(_) | Verb::Timer(_) | Verb::Interval(..)
-        ) {
-            return Ok(());
+    fn check_state(&self, request: &Request<C>) -> Result<()> {
+        let verb = &request.verb;
+        match verb {
+            Verb::Relay(ends) => return self.check_relay(ends),
+            Verb::Adopt(..) | Verb::Cancel(_) => return Ok(()),
+            _ if request.needs_name() => return Ok(()),
+            _ => {}
         }
-        if let Verb::Relay(ends) = verb {
-            return self.check_relay(ends);
-        }
+        let id = request.conn.ok_or_else(Error::not_connected)?;
         let conn = self.open_conn(id).ok_or_else(Error::not_connected)?;
         let kind = conn.kind;
         let fits = match verb {
