@@ -1,9 +1,11 @@
 //! A networking library for programs that hold very many connections.
 //!
 //! The [`server`] module is the reactor: the library accepts and reads, and calls a [`Handler`] on one of N
-//! event loops. Every loop stands on one completion engine: io_uring, or epoll where that is not to be had.
+//! event loops. The [`watcher`] module is the proactor: the program submits operations, and collects what is
+//! done on the thread that it chooses. Both stand on one completion engine: io_uring, or epoll where that is
+//! not to be had.
 //!
-//! An echo server:
+//! An echo server on the reactor:
 //!
 //! ```no_run
 //! use kolk::server::{Action, Conn, Handler, Input, Server};

@@ -46,9 +46,8 @@ impl<C> Watcher<C> {
                 }
                 match progress {
                     Progress::Done(result, buffer) => self.finish_read(key, result, buffer),
-                    Progress::More => {
-                        debug_assert!(self.conns.get(key).is_none_or(|conn| conn.unread.is_none()))
-                    }
+                    // All of it was taken in, and more is wanted.
+                    Progress::More => {}
                 }
                 continue;
             }
@@ -76,7 +75,8 @@ impl<C> Watcher<C> {
             }
             Task::ReadPooled | Task::ReadUntil { .. } => self.event_loop.receive_once(id)?,
             Task::RecvFrom => {
-                count = conn.input.links(&self.pending).count() as u32;
+                let is_datagram = |pending: &Pending<C>| matches!(pending.task, Task::RecvFrom);
+                count = conn.input.run(&self.pending, is_datagram);
                 self.event_loop.receive_from(id, count)?;
             }
             // These went to the engine when they were submitted.

@@ -216,9 +216,15 @@ impl Lane {
         slab.remove(link)
     }
 
-    /// The operations in order. Their number is the length of the walk.
+    /// The operations in order.
     pub(super) fn links<T>(self, slab: &Slab<T>) -> impl Iterator<Item = Link> {
         std::iter::successors(self.head.get(), |&link| slab.next(link).get())
+    }
+
+    /// How many operations from the head on are such as `wanted` wants.
+    pub(super) fn run<T>(self, slab: &Slab<T>, wanted: impl Fn(&T) -> bool) -> u32 {
+        let is_wanted = |link: &Link| slab.places[link.0 as usize].value.as_ref().is_some_and(&wanted);
+        self.links(slab).take_while(is_wanted).count() as u32
     }
 
     /// Position of the first operation that `wanted` wants.

@@ -212,7 +212,7 @@ impl<C> Watcher<C> {
 
     /// An operation ends before it is done, with what has come of it.
     pub(super) fn finish_stopped(&mut self, conn: ConnId, mut pending: Pending<C>) {
-        let result = Err(pending.stop.map_or_else(Error::cancelled, |stop| stop.error()));
+        let result = Err(pending.stop.map_or_else(Error::cancelled, Stop::error));
         let (count, buffer) = (pending.task.count(), buffer_of(&mut pending.task));
         self.finish(conn, pending, result, count, buffer, Detail::None);
     }

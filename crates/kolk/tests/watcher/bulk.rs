@@ -48,7 +48,10 @@ fn echo(driver: DriverKind, exact: bool) {
             if count == 0 {
                 break;
             }
-            assert!(block[..count] == random_bytes(read, count)[..], "differs within {count} bytes at {read}");
+            assert!(
+                block[..count] == random_bytes(read, count)[..],
+                "differs within {count} bytes at {read}"
+            );
             read += count;
         }
         writer.join().unwrap();

@@ -62,7 +62,11 @@ fn p21_datagrams_come_with_their_senders_and_go_to_anybody(driver: DriverKind) {
                     rig.watcher.send_to(a, 53, done.buffer, peer).unwrap();
                 }
                 51 => {
-                    assert_eq!((done.peer(), &*done.buffer), (Some(&a_address), &b"question"[..]), "{driver}");
+                    assert_eq!(
+                        (done.peer(), &*done.buffer),
+                        (Some(&a_address), &b"question"[..]),
+                        "{driver}"
+                    );
                     return true;
                 }
                 _ => assert!(done.result.is_ok(), "{driver}"),

@@ -35,7 +35,11 @@ fn p11_a_completion_gives_everything_back(driver: DriverKind) {
     let [first, second, third] = <[_; 3]>::try_from(done).unwrap();
     assert_eq!((first.operation, first.id, first.conn), (Operation::Read, read, conn), "{driver}");
     assert_eq!((first.result.unwrap(), &*first.buffer), (1, &b"!"[..]), "{driver}");
-    assert_eq!((second.operation, second.id, second.conn), (Operation::Timer, timer, timer.conn()), "{driver}");
+    assert_eq!(
+        (second.operation, second.id, second.conn),
+        (Operation::Timer, timer, timer.conn()),
+        "{driver}"
+    );
     assert_eq!((third.operation, third.id, third.conn), (Operation::Write, write, conn), "{driver}");
     assert_eq!((third.result.unwrap(), &*third.buffer), (5, &b"bytes"[..]), "{driver}");
 }
@@ -51,7 +55,10 @@ fn p15_free_cancels_reads_first_and_each_once(driver: DriverKind) {
     rig.submit(Request::read(conn, 3, buffer(5)).timeout(Duration::from_secs(60)));
     let freed = rig.submit(Request::free(conn, 20));
     assert!(!rig.watcher.is_open(conn), "{driver}");
-    assert!(rig.watcher.submit(Request::free(conn, 21)).unwrap_err().is_not_connected(), "{driver}: freed twice");
+    assert!(
+        rig.watcher.submit(Request::free(conn, 21)).unwrap_err().is_not_connected(),
+        "{driver}: freed twice"
+    );
     assert!(rig.watcher.write(conn, 22, "late").unwrap_err().is_not_connected(), "{driver}");
     rig.watcher.free(conn);
     for context in [0, 1, 2, 3, 10, 11] {
@@ -162,7 +169,9 @@ fn p17_a_dropped_watcher_closes_what_it_owns(driver: DriverKind) {
     assert!(submitter.write(conn, 2, "x").unwrap_err().is_watcher_closed(), "{driver}");
     assert!(submitter.free(conn).unwrap_err().is_watcher_closed(), "{driver}");
     assert!(submitter.timer(Duration::ZERO, 3).unwrap_err().is_watcher_closed(), "{driver}");
-    assert!(submitter.submit_batch(&mut vec![Request::read_pooled(conn, 4)]).unwrap_err().is_watcher_closed());
+    assert!(
+        submitter.submit_batch(&mut vec![Request::read_pooled(conn, 4)]).unwrap_err().is_watcher_closed()
+    );
     drop(owner);
     if let Some(net) = net {
         assert_eq!(net.open_sockets(), 1, "only the peer's");

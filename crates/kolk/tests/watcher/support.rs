@@ -110,19 +110,22 @@ pub(crate) struct Rig<C = u32> {
 
 impl<C: Debug> Rig<C> {
     pub(crate) fn new(driver: DriverKind) -> Self {
-        Self::with_seed(driver, 7)
+        let net = (driver == DriverKind::Sim).then(|| SimNet::new(SimConfig::calm(7)));
+        Self::make(driver, net)
     }
 
-    pub(crate) fn with_seed(driver: DriverKind, seed: u64) -> Self {
-        let sim = driver == DriverKind::Sim;
-        let net = sim.then(|| SimNet::new(SimConfig::calm(seed)));
+    pub(crate) fn on_net(net: SimNet) -> Self {
+        Self::make(DriverKind::Sim, Some(net))
+    }
+
+    fn make(driver: DriverKind, net: Option<SimNet>) -> Self {
         let watcher = Watcher::builder().driver(choice(driver, net.as_ref())).build();
         Self {
             watcher: watcher.unwrap_or_else(|error| panic!("{driver}: {error}")),
             done: VecDeque::new(),
-            net,
             completions: Completions::default(),
-            listener: (!sim).then(|| TcpListener::bind("127.0.0.1:0").expect("loopback has ports")),
+            listener: net.is_none().then(|| TcpListener::bind(loopback()).expect("loopback has ports")),
+            net,
         }
     }
 
@@ -140,7 +143,11 @@ impl<C: Debug> Rig<C> {
     pub(crate) fn tcp_pair(&self) -> (TcpStream, TcpStream) {
         let listener = self.listener.as_ref().expect("no TCP on the simulated kernel");
         let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("somebody listens");
-        (near, listener.accept().expect("just connected").0)
+        let far = listener.accept().expect("just connected").0;
+        for end in [&near, &far] {
+            end.set_nodelay(true).expect("a TCP socket");
+        }
+        (near, far)
     }
 
     /// An adopted Unix stream and its other end: cheaper than TCP where there are thousands.
@@ -153,6 +160,13 @@ impl<C: Debug> Rig<C> {
     #[track_caller]
     pub(crate) fn pump(&mut self) {
         self.watcher.wait(&mut self.completions, Some(MOMENT)).expect("the watcher goes on");
+        self.done.extend(self.completions.drain());
+    }
+
+    /// One wait that does not wait at all.
+    #[track_caller]
+    pub(crate) fn poll(&mut self) {
+        self.watcher.wait(&mut self.completions, Some(Duration::ZERO)).expect("the watcher goes on");
         self.done.extend(self.completions.drain());
     }
 
@@ -291,6 +305,19 @@ pub(crate) fn read_some(peer: &mut Peer, buffer: &mut [u8]) -> io::Result<usize>
         }
     }
     Ok(read)
+}
+
+/// Appends what has arrived; says whether the stream has ended.
+pub(crate) fn read_available(peer: &mut Peer, bytes: &mut Vec<u8>) -> bool {
+    let mut buffer = [0; 4096];
+    loop {
+        match peer.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(_) => return true,
+        }
+    }
 }
 
 pub(crate) fn buffer(capacity: usize) -> BytesMut {

@@ -30,7 +30,11 @@ fn p10_a_read_past_its_deadline_ends_and_the_connection_goes_on(driver: DriverKi
     rig.watcher.read_exact(conn, 4, buffer(8)).unwrap();
     for (context, bytes) in [(2, &b""[..]), (1, b"abc"), (3, b"")] {
         let done = rig.next();
-        assert_eq!((done.context, done.count, &*done.buffer), (context, bytes.len() as u64, bytes), "{driver}");
+        assert_eq!(
+            (done.context, done.count, &*done.buffer),
+            (context, bytes.len() as u64, bytes),
+            "{driver}"
+        );
         assert!(done.result.unwrap_err().is_timed_out(), "{driver}");
     }
     rig.peer_writes(&mut peer, b"in order");
