@@ -26,7 +26,7 @@ pub(super) struct Pending<C> {
 pub(super) enum Owner<C> {
     Program(C),
     /// One way of a relay: 0 from its first connection, 1 from its second.
-    Relay(Key, usize),
+    Relay(Key, u8),
     Nobody,
 }
 

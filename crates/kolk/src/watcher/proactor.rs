@@ -205,7 +205,7 @@ impl<C> Watcher<C> {
                     detail,
                 });
             }
-            Owner::Relay(relay, way) => self.relay_step(relay, way, result, count, buffer),
+            Owner::Relay(relay, way) => self.relay_step(relay, usize::from(way), result, count, buffer),
             Owner::Nobody => {}
         }
     }

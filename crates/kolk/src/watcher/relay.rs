@@ -146,7 +146,7 @@ impl<C> Watcher<C> {
         self.stop_where(
             end.key(),
             stop,
-            |pending| matches!(pending.owner, Owner::Relay(k, w) if (k, w) == (key, way)),
+            |pending| matches!(pending.owner, Owner::Relay(k, w) if (k, usize::from(w)) == (key, way)),
         );
     }
 
@@ -181,5 +181,5 @@ impl<C> Watcher<C> {
 
 /// A step of a relay: its end is told to the relay.
 fn relayed<C>(relay: Key, way: usize, task: Task<C>) -> Pending<C> {
-    Pending { owner: Owner::Relay(relay, way), task, number: 0, timer: None, stop: None }
+    Pending { owner: Owner::Relay(relay, way as u8), task, number: 0, timer: None, stop: None }
 }
