@@ -70,10 +70,10 @@ impl<C> Watcher<C> {
         let Some(head) = conn.input.head().and_then(|head| self.pending.get_mut(head)) else { return Ok(()) };
         let mut count = 1;
         match &mut head.task {
-            Task::Read(buffer) | Task::ReadExact { buffer, .. } => {
-                self.event_loop.receive_into(id, std::mem::take(buffer))?;
+            Task::Read(fill) | Task::ReadExact(fill) => {
+                self.event_loop.receive_into(id, std::mem::take(&mut fill.buffer))?;
             }
-            Task::ReadPooled | Task::ReadUntil { .. } => self.event_loop.receive_once(id)?,
+            Task::ReadPooled | Task::ReadUntil(_) => self.event_loop.receive_once(id)?,
             Task::RecvFrom => {
                 let is_datagram = |pending: &Pending<C>| matches!(pending.task, Task::RecvFrom);
                 count = conn.input.run(&self.pending, is_datagram);
@@ -93,21 +93,18 @@ impl<C> Watcher<C> {
         conn.receiving = 0;
         conn.flags.stopping_receive = false;
         let Some(head) = conn.input.head().and_then(|head| self.pending.get_mut(head)) else { return };
-        let (Task::Read(place) | Task::ReadExact { buffer: place, .. }) = &mut head.task else { return };
-        *place = buffer;
+        let (Task::Read(fill) | Task::ReadExact(fill)) = &mut head.task else { return };
+        fill.buffer = buffer;
+        let (is_full, count) = (fill.is_full(), fill.count());
         if conn.flags.freed {
             return;
         }
         match result {
             Ok(0) => conn.input_end = Some(End::Stream),
-            Ok(count) => {
-                self.stats.bytes_received += count as u64;
-                match &head.task {
-                    Task::ReadExact { buffer, .. } if buffer.len() < buffer.capacity() => {}
-                    task => {
-                        let whole = if matches!(task, Task::Read(_)) { count } else { task.count() as usize };
-                        self.finish_input_counted(key, Ok(whole), Detail::None, whole as u64);
-                    }
+            Ok(received) => {
+                self.stats.bytes_received += received as u64;
+                if is_full || matches!(head.task, Task::Read(_)) {
+                    self.finish_input_counted(key, Ok(count), Detail::None, count as u64);
                 }
             }
             Err(error) => self.on_receive_failed(key, error),
@@ -256,9 +253,11 @@ impl<C> Watcher<C> {
 /// The buffer of a task that ends.
 pub(super) fn buffer_of<C>(task: &mut Task<C>) -> Buffer {
     match task {
-        Task::Read(buffer) | Task::ReadExact { buffer, .. } => Buffer::Owned(std::mem::take(buffer)),
-        Task::ReadUntil { bytes, .. } if !bytes.is_empty() => Buffer::Owned(std::mem::take(bytes)),
-        Task::Write { buffer, .. } => std::mem::take(buffer),
+        Task::Read(fill) | Task::ReadExact(fill) => Buffer::Owned(std::mem::take(&mut fill.buffer)),
+        Task::ReadUntil(search) if !search.bytes.is_empty() => {
+            Buffer::Owned(std::mem::take(&mut search.bytes))
+        }
+        Task::Write(send) => std::mem::take(&mut send.buffer),
         Task::SendTo(Some(datagram)) => Buffer::Shared(std::mem::take(&mut datagram.bytes)),
         _ => Buffer::Empty,
     }
@@ -279,19 +278,18 @@ fn end_of<C>(end: End, task: &Task<C>) -> Result<usize> {
 /// Brings a read forward with bytes that have come, and takes those from the front of `lease`.
 fn take_in<C>(task: &mut Task<C>, lease: &mut Lease) -> Progress {
     match task {
-        Task::Read(buffer) => {
-            let count = copy_in(buffer, lease);
-            Progress::Done(Ok(count), Buffer::Owned(std::mem::take(buffer)))
+        Task::Read(fill) => {
+            let count = copy_in(&mut fill.buffer, lease);
+            Progress::Done(Ok(count), Buffer::Owned(std::mem::take(&mut fill.buffer)))
         }
-        Task::ReadExact { buffer, start } => {
-            copy_in(buffer, lease);
-            if buffer.len() < buffer.capacity() {
+        Task::ReadExact(fill) => {
+            copy_in(&mut fill.buffer, lease);
+            if !fill.is_full() {
                 return Progress::More;
             }
-            let count = buffer.len() - *start;
-            Progress::Done(Ok(count), Buffer::Owned(std::mem::take(buffer)))
+            Progress::Done(Ok(fill.count()), Buffer::Owned(std::mem::take(&mut fill.buffer)))
         }
-        Task::ReadUntil { bytes, until } => take_until(bytes, until, lease),
+        Task::ReadUntil(search) => take_until(&mut search.bytes, &search.until, lease),
         _ => {
             let whole = std::mem::take(lease);
             Progress::Done(Ok(whole.len()), Buffer::Lease(whole))
@@ -355,6 +353,7 @@ mod tests {
 
     use super::*;
     use crate::watcher::Request;
+    use crate::watcher::pending::Search;
     use crate::watcher::request::Verb;
     use kolk_engine::token::{ConnId, Generation, Key};
 
@@ -368,7 +367,7 @@ mod tests {
 
     /// Cuts `text` at `cut`: how the read ended, with how many bytes, and what is left.
     fn read(text: &'static str, cut: usize, until: &Until) -> (Option<bool>, String, String) {
-        let mut task = Task::<()>::ReadUntil { bytes: BytesMut::new(), until: *until };
+        let mut task = Task::<()>::ReadUntil(Box::new(Search { bytes: BytesMut::new(), until: *until }));
         let (mut left, mut end) = (String::new(), (None, String::new()));
         for part in [&text[..cut], &text[cut..]] {
             let mut lease = Lease::from(Bytes::from_static(part.as_bytes()));

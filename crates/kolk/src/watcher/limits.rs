@@ -14,8 +14,9 @@ pub(super) const BATCH: usize = 256;
 /// Least capacity of a buffer that replaces one which cannot be recycled: a page.
 pub(super) const RECYCLED_CAPACITY: usize = 4096;
 
-/// Emptied datagrams kept for reuse: more than one turn's worth is a burst.
-pub(super) const SPARE_DATAGRAMS: usize = 256;
+/// Emptied boxes of one kind kept for reuse: several batches' worth, in a few hundred KiB. What a larger burst
+/// leaves is given back.
+pub(super) const SPARES: usize = 4096;
 
 /// Longest delimiter in bytes: the end of an HTTP head takes four.
 pub(super) const DELIMITER_MAX: usize = 7;

@@ -18,7 +18,7 @@ use super::Watcher;
 use super::buffer::Buffer;
 use super::completion::Detail;
 use super::input::buffer_of;
-use super::limits::{BYTES_PER_SEND, SPARE_DATAGRAMS, WRITES_PER_SEND};
+use super::limits::{BYTES_PER_SEND, WRITES_PER_SEND};
 use super::pending::{Pending, Stop, Task};
 use crate::error::Error;
 
@@ -92,13 +92,12 @@ impl<C> Watcher<C> {
         let (mut count, mut bytes) = (0, 0);
         let mut next = conn.output.head();
         while let Some(link) = next {
-            let Some(Task::Write { buffer, sent }) = self.pending.get_mut(link).map(|pending| &pending.task)
-            else {
+            let Some(Task::Write(send)) = self.pending.get_mut(link).map(|pending| &pending.task) else {
                 break;
             };
-            buffer.queue(&mut self.event_loop, id, *sent)?;
+            send.buffer.queue(&mut self.event_loop, id, send.sent)?;
             count += 1;
-            bytes += buffer.byte_count() - sent;
+            bytes += send.rest();
             if count == WRITES_PER_SEND || bytes >= BYTES_PER_SEND {
                 break;
             }
@@ -133,8 +132,8 @@ impl<C> Watcher<C> {
         for _ in 0..with_engine {
             let Some(conn) = self.conns.get_mut(id.key()) else { break };
             let Some(head) = conn.output.head().and_then(|head| self.pending.get_mut(head)) else { break };
-            let Task::Write { buffer, sent } = &head.task else { break };
-            let (all, rest) = (buffer.byte_count(), buffer.byte_count() - sent);
+            let Task::Write(send) = &head.task else { break };
+            let (all, rest) = (send.buffer.byte_count(), send.rest());
             if rest > left && !whole {
                 break;
             }
@@ -153,10 +152,10 @@ impl<C> Watcher<C> {
         let id = self.conn_id(key);
         let Some(conn) = self.conns.get_mut(key) else { return };
         if let Some(head) = conn.output.head().and_then(|head| self.pending.get_mut(head))
-            && let Task::Write { sent, .. } = &mut head.task
+            && let Task::Write(send) = &mut head.task
         {
-            *sent += left;
-            if *sent > 0 && head.stop.is_some() {
+            send.sent += left;
+            if send.sent > 0 && head.stop.is_some() {
                 conn.output_end = Some(io::ErrorKind::BrokenPipe);
             }
         }
@@ -174,9 +173,9 @@ impl<C> Watcher<C> {
         let kind = error.kind();
         conn.output_end = Some(kind);
         if let Some(head) = conn.output.head().and_then(|head| self.pending.get_mut(head))
-            && let Task::Write { sent, .. } = &mut head.task
+            && let Task::Write(send) = &mut head.task
         {
-            *sent += left;
+            send.sent += left;
         }
         if let Some(mut pending) = self.take_output(key) {
             let (count, buffer) = (pending.task.count(), buffer_of(&mut pending.task));
@@ -208,11 +207,9 @@ impl<C> Watcher<C> {
             }
             return;
         }
-        let Some(pending) = self.take_output(key) else { return };
+        let Some(mut pending) = self.take_output(key) else { return };
         let bytes = std::mem::take(&mut datagram.bytes);
-        if self.spare_datagrams.len() < SPARE_DATAGRAMS {
-            self.spare_datagrams.push(datagram);
-        }
+        pending.task = Task::SendTo(Some(datagram));
         let (result, count) = match (result, pending.stop) {
             (Ok(()), _) => (Ok(bytes.len()), bytes.len() as u64),
             (Err(error), Some(stop)) if is_cancelled(&error) => (Err(stop.error()), 0),
@@ -251,11 +248,9 @@ impl<C> Watcher<C> {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let (mut left, mut next) = (count, conn.output.head());
         while let Some(link) = next.filter(|_| left > 0) {
-            if let Some(Task::Write { buffer, sent }) =
-                self.pending.get_mut(link).map(|pending| &mut pending.task)
-            {
-                let more = left.min(buffer.byte_count() - *sent);
-                *sent += more;
+            if let Some(Task::Write(send)) = self.pending.get_mut(link).map(|pending| &mut pending.task) {
+                let more = left.min(send.rest());
+                send.sent += more;
                 left -= more;
             }
             next = self.pending.after(link);
@@ -264,21 +259,5 @@ impl<C> Watcher<C> {
 
     fn take_output(&mut self, key: Key) -> Option<Pending<C>> {
         self.conns.get_mut(key)?.output.pop(&mut self.pending)
-    }
-
-    /// A datagram to send, in memory that was used before.
-    pub(super) fn datagram(
-        &mut self,
-        buffer: Buffer,
-        to: Option<kolk_engine::socket::Address>,
-    ) -> Box<OutDatagram> {
-        let bytes = buffer.into_bytes();
-        match self.spare_datagrams.pop() {
-            Some(mut datagram) => {
-                *datagram = OutDatagram { to, bytes };
-                datagram
-            }
-            None => Box::new(OutDatagram { to, bytes }),
-        }
     }
 }

@@ -1,12 +1,16 @@
 //! Operations that wait or are in flight: where they lie, and in which order.
+//!
+//! Most connections of a large program wait for a pooled read, so that is what a place in the slab has room
+//! for. What an operation needs beyond it, such as a buffer, lies in a box of its own, which a [`Shelf`] keeps
+//! for the next one.
 
 use bytes::BytesMut;
 use kolk_engine::op::OutDatagram;
 use kolk_engine::timer::TimerId;
-use kolk_engine::token::Key;
 
 use super::buffer::Buffer;
 use super::completion::Operation;
+use super::limits::SPARES;
 use super::request::{Again, Until};
 use crate::error::Error;
 
@@ -14,7 +18,9 @@ use crate::error::Error;
 pub(super) struct Pending<C> {
     pub(super) owner: Owner<C>,
     pub(super) task: Task<C>,
-    /// Of its [`OperationId`](super::OperationId).
+    /// Of its [`OperationId`](super::OperationId); of a step of a relay, the name of the relay as [`Due`] packs it.
+    ///
+    /// [`Due`]: super::conn::Due
     pub(super) number: u64,
     /// Its deadline.
     pub(super) timer: Option<TimerId>,
@@ -26,7 +32,7 @@ pub(super) struct Pending<C> {
 pub(super) enum Owner<C> {
     Program(C),
     /// One way of a relay: 0 from its first connection, 1 from its second.
-    Relay(Key, u8),
+    Relay(u8),
     Nobody,
 }
 
@@ -48,24 +54,11 @@ impl Stop {
 
 /// What is to be done, with what has been done of it.
 pub(super) enum Task<C> {
-    /// Empty while the buffer is in the kernel.
-    Read(BytesMut),
+    Read(Box<Fill>),
     ReadPooled,
-    /// `buffer.len() - start` bytes have come.
-    ReadExact {
-        buffer: BytesMut,
-        start: usize,
-    },
-    /// What came of it so far, without a delimiter.
-    ReadUntil {
-        bytes: BytesMut,
-        until: Until,
-    },
-    /// `0 <= sent <= buffer.byte_count()`; more than 0 only at the head of the output.
-    Write {
-        buffer: Buffer,
-        sent: u64,
-    },
+    ReadExact(Box<Fill>),
+    ReadUntil(Box<Search>),
+    Write(Box<Outgoing>),
     RecvFrom,
     /// `None` while it is in the kernel.
     SendTo(Option<Box<OutDatagram>>),
@@ -80,9 +73,9 @@ impl<C> Task<C> {
         match self {
             Self::Read(_) => Operation::Read,
             Self::ReadPooled => Operation::ReadPooled,
-            Self::ReadExact { .. } => Operation::ReadExact,
-            Self::ReadUntil { .. } => Operation::ReadUntil,
-            Self::Write { .. } => Operation::Write,
+            Self::ReadExact(_) => Operation::ReadExact,
+            Self::ReadUntil(_) => Operation::ReadUntil,
+            Self::Write(_) => Operation::Write,
             Self::RecvFrom => Operation::RecvFrom,
             Self::SendTo(_) => Operation::SendTo,
             Self::Accept(_) => Operation::Accept,
@@ -95,10 +88,104 @@ impl<C> Task<C> {
     /// Bytes that were moved so far.
     pub(super) fn count(&self) -> u64 {
         match self {
-            Self::ReadExact { buffer, start } => buffer.len().saturating_sub(*start) as u64,
-            Self::ReadUntil { bytes, .. } => bytes.len() as u64,
-            Self::Write { sent, .. } => *sent,
+            Self::ReadExact(fill) => fill.count() as u64,
+            Self::ReadUntil(search) => search.bytes.len() as u64,
+            Self::Write(send) => send.sent,
             _ => 0,
+        }
+    }
+}
+
+/// A buffer of the program that bytes come into.
+pub(super) struct Fill {
+    /// Empty while it is in the kernel.
+    pub(super) buffer: BytesMut,
+    /// Its length before the first byte came.
+    start: usize,
+}
+
+impl Fill {
+    pub(super) fn new(buffer: BytesMut) -> Self {
+        let start = buffer.len();
+        Self { buffer, start }
+    }
+
+    /// Bytes that have come.
+    pub(super) fn count(&self) -> usize {
+        self.buffer.len().saturating_sub(self.start)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.buffer.len() == self.buffer.capacity()
+    }
+}
+
+/// A delimiter that is waited for.
+pub(super) struct Search {
+    /// What came so far; the delimiter is not in it.
+    pub(super) bytes: BytesMut,
+    pub(super) until: Until,
+}
+
+/// Bytes to be sent.
+pub(super) struct Outgoing {
+    pub(super) buffer: Buffer,
+    /// `0 <= sent <= buffer.byte_count()`; more than 0 only at the head of the output.
+    pub(super) sent: u64,
+}
+
+impl Outgoing {
+    /// Bytes that are not sent yet.
+    pub(super) fn rest(&self) -> u64 {
+        self.buffer.byte_count() - self.sent
+    }
+}
+
+/// Boxes that were emptied, for the operations to come: where operations come and go, none of them allocates.
+pub(super) struct Shelf<T>(Vec<Box<T>>);
+
+impl<T> Shelf<T> {
+    pub(super) fn take(&mut self, value: T) -> Box<T> {
+        match self.0.pop() {
+            Some(mut spare) => {
+                *spare = value;
+                spare
+            }
+            None => Box::new(value),
+        }
+    }
+
+    fn put(&mut self, spare: Box<T>) {
+        if self.0.len() < SPARES {
+            self.0.push(spare);
+        }
+    }
+}
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+/// A shelf for each kind of box.
+#[derive(Default)]
+pub(super) struct Shelves {
+    pub(super) fills: Shelf<Fill>,
+    pub(super) searches: Shelf<Search>,
+    pub(super) outgoing: Shelf<Outgoing>,
+    pub(super) datagrams: Shelf<OutDatagram>,
+}
+
+impl Shelves {
+    /// Takes back what an operation that has ended leaves; its buffer was taken out of it.
+    pub(super) fn put<C>(&mut self, task: Task<C>) {
+        match task {
+            Task::Read(fill) | Task::ReadExact(fill) => self.fills.put(fill),
+            Task::ReadUntil(search) => self.searches.put(search),
+            Task::Write(send) => self.outgoing.put(send),
+            Task::SendTo(Some(datagram)) => self.datagrams.put(datagram),
+            _ => {}
         }
     }
 }
@@ -115,11 +202,16 @@ impl Link {
     }
 }
 
-/// Pending operations of all connections. A vacated place is the next to be used.
+/// Pending operations of all connections, in pages, so that memory follows use. A vacated place is the next to
+/// be used.
 pub(super) struct Slab<T> {
-    places: Vec<Place<T>>,
+    /// Of [`PAGE_PLACES`] each.
+    pages: Vec<Box<[Place<T>]>>,
     vacant: Link,
 }
+
+/// Places of a page: small beside what so many operations need elsewhere.
+const PAGE_PLACES: usize = 256;
 
 /// `next` leads on in the lane or, without a value, in the list of vacant places.
 struct Place<T> {
@@ -129,29 +221,41 @@ struct Place<T> {
 
 impl<T> Slab<T> {
     pub(super) const fn new() -> Self {
-        Self { places: Vec::new(), vacant: Link::NONE }
+        Self { pages: Vec::new(), vacant: Link::NONE }
     }
 
     fn insert(&mut self, value: T) -> Link {
-        let Some(vacant) = self.vacant.get() else {
-            self.places.push(Place { value: Some(value), next: Link::NONE });
-            return Link(self.places.len() as u32 - 1);
-        };
-        let place = &mut self.places[vacant.0 as usize];
-        self.vacant = place.next;
-        *place = Place { value: Some(value), next: Link::NONE };
-        vacant
+        let link = self.vacant.get().unwrap_or_else(|| self.grow());
+        let place = self.place_mut(link);
+        let next = std::mem::replace(&mut place.next, Link::NONE);
+        place.value = Some(value);
+        self.vacant = next;
+        link
+    }
+
+    /// Makes a page, and answers its first place.
+    #[cold]
+    fn grow(&mut self) -> Link {
+        let first = (self.pages.len() * PAGE_PLACES) as u32;
+        let end = first + PAGE_PLACES as u32;
+        let following = (first + 1..end).map(Link).chain([Link::NONE]);
+        self.pages.push(following.map(|next| Place { value: None, next }).collect());
+        Link(first)
     }
 
     fn remove(&mut self, link: Link) -> Option<T> {
-        let place = &mut self.places[link.0 as usize];
-        place.next = self.vacant;
-        self.vacant = link;
+        let vacant = std::mem::replace(&mut self.vacant, link);
+        let place = self.place_mut(link);
+        place.next = vacant;
         place.value.take()
     }
 
+    fn get(&self, link: Link) -> Option<&T> {
+        self.place(link).value.as_ref()
+    }
+
     pub(super) fn get_mut(&mut self, link: Link) -> Option<&mut T> {
-        self.places[link.0 as usize].value.as_mut()
+        self.place_mut(link).value.as_mut()
     }
 
     /// What follows in its lane.
@@ -160,7 +264,15 @@ impl<T> Slab<T> {
     }
 
     fn next(&self, link: Link) -> Link {
-        self.places[link.0 as usize].next
+        self.place(link).next
+    }
+
+    fn place(&self, link: Link) -> &Place<T> {
+        &self.pages[link.0 as usize / PAGE_PLACES][link.0 as usize % PAGE_PLACES]
+    }
+
+    fn place_mut(&mut self, link: Link) -> &mut Place<T> {
+        &mut self.pages[link.0 as usize / PAGE_PLACES][link.0 as usize % PAGE_PLACES]
     }
 }
 
@@ -186,7 +298,7 @@ impl Lane {
     pub(super) fn push<T>(&mut self, slab: &mut Slab<T>, value: T) {
         let link = slab.insert(value);
         match self.tail.get() {
-            Some(tail) => slab.places[tail.0 as usize].next = link,
+            Some(tail) => slab.place_mut(tail).next = link,
             None => self.head = link,
         }
         self.tail = link;
@@ -209,7 +321,7 @@ impl Lane {
         let before = self.links(slab).nth(position - 1)?;
         let link = slab.next(before).get()?;
         let after = slab.next(link);
-        slab.places[before.0 as usize].next = after;
+        slab.place_mut(before).next = after;
         if after == Link::NONE {
             self.tail = before;
         }
@@ -223,13 +335,13 @@ impl Lane {
 
     /// How many operations from the head on are such as `wanted` wants.
     pub(super) fn run<T>(self, slab: &Slab<T>, wanted: impl Fn(&T) -> bool) -> u32 {
-        let is_wanted = |link: &Link| slab.places[link.0 as usize].value.as_ref().is_some_and(&wanted);
+        let is_wanted = |link: &Link| slab.get(*link).is_some_and(&wanted);
         self.links(slab).take_while(is_wanted).count() as u32
     }
 
     /// Position of the first operation that `wanted` wants.
     pub(super) fn position<T>(self, slab: &Slab<T>, wanted: impl Fn(&T) -> bool) -> Option<usize> {
-        self.links(slab).position(|link| slab.places[link.0 as usize].value.as_ref().is_some_and(&wanted))
+        self.links(slab).position(|link| slab.get(link).is_some_and(&wanted))
     }
 }
 
@@ -260,9 +372,9 @@ mod tests {
             assert_eq!(lane.position(&slab, |&n| n == position as u32), Some(position));
             assert_eq!(lane.remove(&mut slab, position), Some(position as u32));
             lane.push(&mut slab, 9);
+            assert_eq!(slab.vacant, Link(4), "the vacated place was used again");
             let expected: Vec<_> = (0..4).filter(|&n| n != position as u32).chain([9]).collect();
             assert_eq!(drain(&mut lane, &mut slab), expected);
-            assert_eq!(slab.places.len(), 4, "the vacated place was used again");
         }
     }
 
@@ -276,7 +388,29 @@ mod tests {
     }
 
     #[test]
+    fn a_slab_grows_page_by_page_and_moves_nothing() {
+        let (mut slab, mut lane) = (Slab::new(), Lane::EMPTY);
+        let count = 3 * PAGE_PLACES as u32;
+        (0..count).for_each(|n| lane.push(&mut slab, n));
+        assert_eq!((slab.pages.len(), slab.vacant), (3, Link::NONE));
+        assert_eq!(drain(&mut lane, &mut slab), (0..count).collect::<Vec<_>>());
+        (0..count).for_each(|n| lane.push(&mut slab, n));
+        assert_eq!(slab.pages.len(), 3, "the vacated places were used again");
+    }
+
+    #[test]
+    fn a_box_is_used_again() {
+        let mut shelf = Shelf::default();
+        let first = shelf.take(1);
+        let place = std::ptr::from_ref(&*first);
+        shelf.put(first);
+        let second = shelf.take(2);
+        assert_eq!((*second, std::ptr::from_ref(&*second)), (2, place));
+    }
+
+    #[test]
     fn a_pending_read_is_small() {
-        assert!(size_of::<Place<Pending<()>>>() <= 96, "{}", size_of::<Place<Pending<()>>>());
+        assert_eq!(size_of::<Place<Pending<()>>>(), 48);
+        assert_eq!(size_of::<Place<Pending<u64>>>(), 64);
     }
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use kolk_engine::clock::Timestamp;
 use kolk_engine::driver::DriverKind;
-use kolk_engine::op::OutDatagram;
 use kolk_engine::slab::Table;
 use kolk_engine::timer::TimerId;
 use kolk_engine::token::{ConnId, Key};
@@ -19,7 +18,7 @@ use super::builder::Builder;
 use super::completion::{Completion, Completions, Detail, OperationId};
 use super::conn::{Conn, Due};
 use super::input::buffer_of;
-use super::pending::{Owner, Pending, Slab, Stop};
+use super::pending::{Owner, Pending, Shelves, Slab, Stop};
 use super::relay::Relay;
 use super::request::Request;
 use super::stats::{Counters, Stats};
@@ -46,8 +45,7 @@ pub struct Watcher<C = ()> {
     pub(super) ready: VecDeque<Completion<C>>,
     /// Connections with something to send, each at most once.
     pub(super) dirty: Vec<Key>,
-    #[expect(clippy::vec_box, reason = "the boxes move into send operations as they are")]
-    pub(super) spare_datagrams: Vec<Box<OutDatagram>>,
+    pub(super) shelves: Shelves,
     pub(super) names: Arc<Names>,
     /// Number of the last operation that was submitted on this thread.
     pub(super) last_number: u64,
@@ -89,7 +87,7 @@ impl<C> Watcher<C> {
             pending: Slab::new(),
             ready: VecDeque::new(),
             dirty: Vec::new(),
-            spare_datagrams: Vec::new(),
+            shelves: Shelves::default(),
             names,
             last_number: 0,
             nodelay,
@@ -190,10 +188,11 @@ impl<C> Watcher<C> {
         if let Some(timer) = pending.timer {
             self.event_loop.cancel_timer(timer);
         }
+        let operation = pending.task.operation();
+        self.shelves.put(pending.task);
         match pending.owner {
             Owner::Program(context) => {
                 let id = OperationId { conn, number: pending.number };
-                let operation = pending.task.operation();
                 self.ready.push_back(Completion {
                     operation,
                     id,
@@ -205,7 +204,11 @@ impl<C> Watcher<C> {
                     detail,
                 });
             }
-            Owner::Relay(relay, way) => self.relay_step(relay, usize::from(way), result, count, buffer),
+            Owner::Relay(way) => {
+                if let Some((_, relay)) = Due::unpack(pending.number) {
+                    self.relay_step(relay, usize::from(way), result, count, buffer);
+                }
+            }
             Owner::Nobody => {}
         }
     }

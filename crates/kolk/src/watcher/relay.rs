@@ -11,7 +11,7 @@ use super::Watcher;
 use super::buffer::Buffer;
 use super::completion::{Completion, Detail, Operation, OperationId};
 use super::conn::Due;
-use super::pending::{Owner, Pending, Stop, Task};
+use super::pending::{Outgoing, Owner, Pending, Stop, Task};
 use super::request::Ends;
 use super::submit::Begin;
 use crate::error::{Error, Result};
@@ -87,7 +87,8 @@ impl<C> Watcher<C> {
         if self.open_conn(end).is_none() {
             return self.end_way(key, way, Some(Error::not_connected()));
         }
-        self.push_output(end.key(), relayed(key, way, Task::Write { buffer, sent: 0 }));
+        let send = self.shelves.outgoing.take(Outgoing { buffer, sent: 0 });
+        self.push_output(end.key(), relayed(key, way, Task::Write(send)));
     }
 
     /// A read or a write of a relay is done.
@@ -143,10 +144,11 @@ impl<C> Watcher<C> {
             Way::Writing => relay.ends[1 - way],
             Way::Done => return,
         };
+        let step = Due::Relay.pack(key);
         self.stop_where(
             end.key(),
             stop,
-            |pending| matches!(pending.owner, Owner::Relay(k, w) if (k, usize::from(w)) == (key, way)),
+            |pending| matches!(pending.owner, Owner::Relay(w) if (pending.number, usize::from(w)) == (step, way)),
         );
     }
 
@@ -181,5 +183,6 @@ impl<C> Watcher<C> {
 
 /// A step of a relay: its end is told to the relay.
 fn relayed<C>(relay: Key, way: usize, task: Task<C>) -> Pending<C> {
-    Pending { owner: Owner::Relay(relay, way as u8), task, number: 0, timer: None, stop: None }
+    let number = Due::Relay.pack(relay);
+    Pending { owner: Owner::Relay(way as u8), task, number, timer: None, stop: None }
 }

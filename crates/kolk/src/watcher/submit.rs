@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
+use bytes::BytesMut;
 use kolk_engine::clock::Timestamp;
+use kolk_engine::op::OutDatagram;
 use kolk_engine::token::{ConnId, Key};
 
 use super::Watcher;
 use super::completion::{Detail, OperationId};
 use super::conn::{Conn, Due};
-use super::pending::{Lane, Owner, Pending, Stop, Task};
+use super::pending::{Fill, Lane, Outgoing, Owner, Pending, Search, Stop, Task};
 use super::request::{Deadline, Request, Verb};
 use crate::error::{Error, Result};
 
@@ -88,27 +90,33 @@ impl<C> Watcher<C> {
         let Request { context, verb, number, .. } = request;
         let begin = Begin { id, number, deadline };
         match verb {
-            Verb::Read(buffer) => self.queue_input(begin, context, Task::Read(buffer)),
+            Verb::Read(buffer) => {
+                let fill = self.shelves.fills.take(Fill::new(buffer));
+                self.queue_input(begin, context, Task::Read(fill));
+            }
             Verb::ReadPooled => self.queue_input(begin, context, Task::ReadPooled),
             Verb::ReadExact(buffer) => {
-                let start = buffer.len();
-                self.queue_input(begin, context, Task::ReadExact { buffer, start });
+                let fill = self.shelves.fills.take(Fill::new(buffer));
+                self.queue_input(begin, context, Task::ReadExact(fill));
             }
             Verb::ReadUntil(until) => {
-                self.queue_input(begin, context, Task::ReadUntil { bytes: Default::default(), until });
+                let search = self.shelves.searches.take(Search { bytes: BytesMut::new(), until });
+                self.queue_input(begin, context, Task::ReadUntil(search));
             }
             Verb::RecvFrom => self.queue_input(begin, context, Task::RecvFrom),
             Verb::Accept(again) => self.queue_accept(begin, context, again),
             Verb::Watch(interest, again) => self.queue_watch(begin, context, interest, again),
             Verb::Write(buffer) if self.conns.get(key).is_some_and(|conn| !conn.kind.is_stream()) => {
-                let datagram = self.datagram(buffer, None);
+                let datagram = OutDatagram { to: None, bytes: buffer.into_bytes() };
+                let datagram = self.shelves.datagrams.take(datagram);
                 self.queue_output(begin, context, Task::SendTo(Some(datagram)));
             }
             Verb::Write(buffer) => {
-                self.queue_output(begin, context, Task::Write { buffer: buffer.sendable(), sent: 0 });
+                let send = self.shelves.outgoing.take(Outgoing { buffer: buffer.sendable(), sent: 0 });
+                self.queue_output(begin, context, Task::Write(send));
             }
             Verb::SendTo(buffer, to) => {
-                let datagram = self.datagram(buffer, to);
+                let datagram = self.shelves.datagrams.take(OutDatagram { to, bytes: buffer.into_bytes() });
                 self.queue_output(begin, context, Task::SendTo(Some(datagram)));
             }
             Verb::Connect(address) => self.begin_connect(begin, context, &address),
