@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use kolk_engine::buffer::Lease;
 use kolk_engine::driver::{SimSocket, Socket};
+use kolk_engine::op::Interest;
 use socket2::{SockRef, Type};
 
 use crate::error::{Error, Result};
@@ -116,6 +117,17 @@ pub(super) fn identify(socket: Socket) -> Result<(Socket, Kind)> {
         }
         Err(error) => Err(Error::io("cannot adopt a descriptor", error, "")),
     }
+}
+
+/// As [`identify`], all or none.
+pub(super) fn identify_all<S: IntoSocket, T>(
+    sockets: impl IntoIterator<Item = (S, Interest, T)>,
+) -> Result<Vec<(Socket, Kind, Interest, T)>> {
+    let identified = sockets.into_iter().map(|(socket, interest, context)| {
+        let (socket, kind) = identify(socket.into_socket())?;
+        Ok((socket, kind, interest, context))
+    });
+    identified.collect()
 }
 
 fn kind_of(fd: &OwnedFd) -> io::Result<Kind> {

@@ -46,7 +46,7 @@ impl<C> Watcher<C> {
     }
 
     /// Gives the first writes of a connection to the engine, if none is there.
-    fn start_output(&mut self, key: Key) {
+    pub(super) fn start_output(&mut self, key: Key) {
         let id = self.conn_id(key);
         let Some(conn) = self.conns.get_mut(key) else { return };
         if conn.flags.freed || conn.flags.connecting || conn.sending > 0 {

@@ -113,7 +113,8 @@ impl<C> Watcher<C> {
                 let to = relay.ends[1 - way].key();
                 if let Some(conn) = self.open_conn_mut(to) {
                     conn.flags.shuts_down = conn.output_end.is_none();
-                    self.mark_dirty(to);
+                    // At once: the program may wait for the peer before it waits for the watcher again.
+                    self.start_output(to);
                 }
                 self.end_way(key, way, None);
             }

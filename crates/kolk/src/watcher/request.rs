@@ -80,6 +80,19 @@ pub(super) enum Verb<C> {
     Free,
     Cancel(u64),
     Adopt(Socket, Kind),
+    /// Adopts each, and watches it.
+    WatchMany(Vec<Watched<C>>, Again<C>),
+}
+
+/// A descriptor to be adopted under a name that is reserved, and to be watched.
+#[derive(Debug)]
+pub(super) struct Watched<C> {
+    pub(super) conn: ConnId,
+    pub(super) number: u64,
+    pub(super) socket: Socket,
+    pub(super) kind: Kind,
+    pub(super) interest: Interest,
+    pub(super) context: C,
 }
 
 /// Makes another context, for an operation that completes many times.
@@ -246,6 +259,22 @@ impl<C> Request<C> {
         Self::new(conn, None, Verb::Adopt(socket, kind))
     }
 
+    /// A watch that was submitted under this number.
+    pub(super) fn watch_named(
+        conn: ConnId,
+        number: u64,
+        context: C,
+        interest: Interest,
+        again: Again<C>,
+    ) -> Self {
+        Self { number, ..Self::new(conn, context, Verb::Watch(interest, again)) }
+    }
+
+    pub(super) fn watch_many(descriptors: Vec<Watched<C>>, again: Again<C>) -> Self {
+        let conn = descriptors.first().map(|first| first.conn);
+        Self::new(conn, None, Verb::WatchMany(descriptors, again))
+    }
+
     /// Whether it needs a name of its own before it is submitted.
     pub(super) fn needs_name(&self) -> bool {
         matches!(self.verb, Verb::Connect(_) | Verb::Timer(_) | Verb::Interval(..) | Verb::Relay(..))
@@ -285,7 +314,7 @@ impl<C> Request<C> {
             Verb::Interval(..) => Operation::Interval,
             Verb::Relay(..) => Operation::Relay,
             Verb::Free => Operation::Closed,
-            Verb::ShutdownWrite | Verb::Cancel(_) | Verb::Adopt(..) => return None,
+            Verb::ShutdownWrite | Verb::Cancel(_) | Verb::Adopt(..) | Verb::WatchMany(..) => return None,
         })
     }
 

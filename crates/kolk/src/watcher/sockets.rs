@@ -10,12 +10,12 @@ use kolk_engine::socket::Address;
 use kolk_engine::token::{ConnId, Key};
 
 use super::Watcher;
-use super::adopt::{Detached, IntoSocket, Kind, identify};
+use super::adopt::{Detached, IntoSocket, Kind, identify, identify_all};
 use super::buffer::Buffer;
 use super::completion::{Completion, Detail, Operation, OperationId};
 use super::conn::{Conn, Due};
 use super::pending::{Owner, Pending, Stop, Task};
-use super::request::{Again, Request};
+use super::request::{Again, Request, Watched};
 use super::submit::Begin;
 use crate::error::{Error, Result};
 
@@ -38,6 +38,62 @@ impl<C> Watcher<C> {
             self.event_loop.attach(socket).map_err(|error| Error::io("cannot adopt a socket", error, ""))?;
         self.conns.insert(id.key(), Conn::new(kind));
         Ok(id)
+    }
+
+    /// Adopts several descriptors and [watches](Self::watch) each, with an interest and a context of its own.
+    /// Answers their names, in the same order.
+    ///
+    /// # Errors
+    ///
+    /// As [`adopt`](Self::adopt); then none of them is watched, and all are closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kolk::Interest;
+    /// use kolk::watcher::Watcher;
+    ///
+    /// let (first, _) = std::os::unix::net::UnixStream::pair()?;
+    /// let (second, _) = std::os::unix::net::UnixStream::pair()?;
+    /// let mut watcher = Watcher::new()?;
+    /// let conns = watcher.watch_many([
+    ///     (first, Interest::READABLE, "first"),
+    ///     (second, Interest::READABLE, "second"),
+    /// ])?;
+    /// assert_eq!(conns.len(), 2);
+    /// # Ok::<(), kolk::Error>(())
+    /// ```
+    pub fn watch_many<S: IntoSocket>(
+        &mut self,
+        descriptors: impl IntoIterator<Item = (S, Interest, C)>,
+    ) -> Result<Vec<ConnId>>
+    where
+        C: Clone,
+    {
+        let sockets = identify_all(descriptors)?;
+        let mut conns = Vec::with_capacity(sockets.len());
+        let mut watches = Vec::with_capacity(sockets.len());
+        for (socket, kind, interest, context) in sockets {
+            match self.attach(socket, kind) {
+                Ok(conn) => {
+                    conns.push(conn);
+                    watches.push(Request::watch(conn, context, interest));
+                }
+                Err(error) => {
+                    conns.into_iter().for_each(|conn| self.free(conn));
+                    return Err(error);
+                }
+            }
+        }
+        watches.into_iter().try_for_each(|watch| self.submit(watch).map(drop))?;
+        Ok(conns)
+    }
+
+    /// One of several that another thread gave names.
+    pub(super) fn attach_watched(&mut self, watched: Watched<C>, again: Again<C>) {
+        let Watched { conn, number, socket, kind, interest, context } = watched;
+        self.attach_reserved(conn, socket, kind);
+        self.take_up_message(Request::watch_named(conn, number, context, interest, again));
     }
 
     /// A socket that another thread gave a name. If the kernel refuses it, operations on it will say so.

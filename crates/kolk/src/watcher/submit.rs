@@ -50,7 +50,7 @@ impl<C> Watcher<C> {
         let verb = &request.verb;
         match verb {
             Verb::Relay(ends) => return self.check_relay(ends),
-            Verb::Adopt(..) | Verb::Cancel(_) => return Ok(()),
+            Verb::Adopt(..) | Verb::WatchMany(..) | Verb::Cancel(_) => return Ok(()),
             _ if request.needs_name() => return Ok(()),
             _ => {}
         }
@@ -132,6 +132,9 @@ impl<C> Watcher<C> {
             Verb::Free => self.begin_free(begin, context),
             Verb::Cancel(number) => self.cancel_now(OperationId { conn: id, number }),
             Verb::Adopt(socket, kind) => self.attach_reserved(id, socket, kind),
+            Verb::WatchMany(descriptors, again) => {
+                descriptors.into_iter().for_each(|watched| self.attach_watched(watched, again));
+            }
         }
     }
 

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use kolk_engine::driver::Waker;
 use kolk_engine::mailbox::{SendError, Sender};
+use kolk_engine::op::Interest;
 use kolk_engine::slab::SlotNumbers;
 use kolk_engine::token::ConnId;
 
-use super::adopt::{IntoSocket, identify};
+use super::adopt::{IntoSocket, identify, identify_all};
 use super::completion::OperationId;
-use super::request::Request;
+use super::request::{Request, Watched};
 use crate::error::{Error, Result};
 
 /// Submits to a [`Watcher`](super::Watcher) from any thread. `Clone`, `Send` and `Sync`, when the context is
@@ -71,6 +72,40 @@ impl<C> Submitter<C> {
         }
     }
 
+    /// Gives several descriptors to the watcher, which [watches](Self::watch) each with an interest and a context of
+    /// its own. Answers their names, in the same order. One wake-up does for all.
+    ///
+    /// # Errors
+    ///
+    /// As [`adopt`](Self::adopt), and [`is_busy`](Error::is_busy); then none of them is watched, and all are closed.
+    pub fn watch_many<S: IntoSocket>(
+        &self,
+        descriptors: impl IntoIterator<Item = (S, Interest, C)>,
+    ) -> Result<Vec<ConnId>>
+    where
+        C: Clone,
+    {
+        let sockets = identify_all(descriptors)?;
+        let mut conns = Vec::with_capacity(sockets.len());
+        let mut watched = Vec::with_capacity(sockets.len());
+        let reserved = sockets.into_iter().try_for_each(|(socket, kind, interest, context)| {
+            let (conn, number) = (self.names.reserve()?, self.names.next_number());
+            conns.push(conn);
+            watched.push(Watched { conn, number, socket, kind, interest, context });
+            Ok(())
+        });
+        if conns.is_empty() {
+            return reserved.map(|()| conns);
+        }
+        match reserved.and_then(|()| self.send(Request::watch_many(watched, C::clone))) {
+            Ok(()) => Ok(conns),
+            Err(error) => {
+                conns.into_iter().for_each(|conn| self.names.release(conn));
+                Err(error)
+            }
+        }
+    }
+
     /// As [`adopt`](Self::adopt), and a handle that frees the connection when it is dropped.
     ///
     /// # Errors
@@ -93,14 +128,14 @@ impl<C> Submitter<C> {
     /// [`is_watcher_closed`](Error::is_watcher_closed), and [`is_busy`](Error::is_busy) when the watcher does
     /// not keep up with a million requests that wait.
     pub fn submit(&self, mut request: Request<C>) -> Result<OperationId> {
+        self.check(&request)?;
         let id = self.name(&mut request)?;
-        let has_own_name = request.needs_name();
-        self.send(request).inspect_err(|_| {
-            if has_own_name {
-                self.names.release(id.conn);
-            }
-        })?;
-        Ok(id)
+        let own_name = request.needs_name().then_some(id.conn);
+        let sent = self.send(request);
+        if sent.is_err() {
+            own_name.into_iter().for_each(|name| self.names.release(name));
+        }
+        sent.map(|()| id)
     }
 
     /// Submits many operations with one wake-up, and leaves the empty vector to the caller for the next time.
@@ -111,11 +146,13 @@ impl<C> Submitter<C> {
     /// As [`submit`](Self::submit). Requests that were not submitted are still in `requests`; when one of
     /// them is invalid, that is all of them.
     pub fn submit_batch(&self, requests: &mut Vec<Request<C>>) -> Result<()> {
-        requests.iter().try_for_each(Request::check)?;
-        for request in requests.iter_mut() {
-            self.name(request)?;
+        requests.iter().try_for_each(|request| self.check(request))?;
+        let named = requests.iter_mut().try_for_each(|request| self.name(request).map(drop));
+        let sent = named.and_then(|()| self.sender.send_batch(requests).map_err(|refused| refusal(&refused)));
+        if sent.is_err() {
+            requests.iter_mut().for_each(|request| self.unname(request));
         }
-        self.sender.send_batch(requests).map_err(|refused| refusal(&refused))
+        sent
     }
 
     /// Ends one pending operation, as [`Watcher::cancel`](super::Watcher::cancel).
@@ -124,7 +161,7 @@ impl<C> Submitter<C> {
     ///
     /// [`is_watcher_closed`](Error::is_watcher_closed), [`is_busy`](Error::is_busy).
     pub fn cancel(&self, operation: OperationId) -> Result<()> {
-        self.send(Request::cancel(operation))
+        self.order(Request::cancel(operation))
     }
 
     /// Closes a connection, as [`Watcher::free`](super::Watcher::free).
@@ -133,7 +170,7 @@ impl<C> Submitter<C> {
     ///
     /// [`is_watcher_closed`](Error::is_watcher_closed), [`is_busy`](Error::is_busy).
     pub fn free(&self, conn: ConnId) -> Result<()> {
-        self.send(Request::free_quietly(conn))
+        self.order(Request::free_quietly(conn))
     }
 
     /// Ends our direction of a stream after the writes that are queued; the other stays usable.
@@ -142,12 +179,19 @@ impl<C> Submitter<C> {
     ///
     /// [`is_watcher_closed`](Error::is_watcher_closed), [`is_busy`](Error::is_busy).
     pub fn shutdown_write(&self, conn: ConnId) -> Result<()> {
-        self.send(Request::shutdown_write(conn))
+        self.order(Request::shutdown_write(conn))
     }
 
-    /// Checks a request, and gives it its number and, if it needs one, a name of its own.
+    /// Refuses what cannot be, as far as that is known here.
+    fn check(&self, request: &Request<C>) -> Result<()> {
+        if request.conn.is_some_and(|conn| conn.event_loop() != self.names.loop_number) {
+            return Err(Error::invalid("the connection belongs to another watcher"));
+        }
+        request.check()
+    }
+
+    /// Gives a request its number and, if it needs one, a name of its own.
     fn name(&self, request: &mut Request<C>) -> Result<OperationId> {
-        request.check()?;
         let conn = match request.conn {
             Some(conn) => conn,
             None => *request.conn.insert(self.names.reserve()?),
@@ -156,10 +200,22 @@ impl<C> Submitter<C> {
         Ok(OperationId { conn, number: request.number })
     }
 
-    fn send(&self, request: Request<C>) -> Result<()> {
-        if request.conn.is_some_and(|conn| conn.event_loop() != self.names.loop_number) {
-            return Err(Error::invalid("the connection belongs to another watcher"));
+    /// Takes the name back from a request that was not sent.
+    fn unname(&self, request: &mut Request<C>) {
+        if request.needs_name()
+            && let Some(name) = request.conn.take()
+        {
+            self.names.release(name);
         }
+    }
+
+    /// Sends what never completes.
+    fn order(&self, request: Request<C>) -> Result<()> {
+        self.check(&request)?;
+        self.send(request)
+    }
+
+    fn send(&self, request: Request<C>) -> Result<()> {
         self.sender.send(request).map_err(|refused| refusal(&refused))
     }
 }

@@ -6,12 +6,15 @@ use bytes::BytesMut;
 use kolk::DriverKind;
 use kolk::watcher::{Completions, Operation, Watcher};
 
+use crate::alone::full_length;
 use crate::support::{choice, on_real_kernels};
 
 on_real_kernels!(p05_bulk_data_is_equal_through_exact_reads, p03_bulk_data_is_equal_through_short_reads);
 
-/// Bytes of one run: the full size where the code is optimised.
-const SIZE: usize = if cfg!(debug_assertions) { 12 << 20 } else { 100 << 20 };
+/// 100 MiB of random data, or less for a developer who waits.
+fn size() -> usize {
+    if full_length() { 100 << 20 } else { 12 << 20 }
+}
 
 fn p05_bulk_data_is_equal_through_exact_reads(driver: DriverKind) {
     echo(driver, true);
@@ -23,7 +26,7 @@ fn p03_bulk_data_is_equal_through_short_reads(driver: DriverKind) {
 
 fn echo(driver: DriverKind, exact: bool) {
     const BLOCK: usize = 30_000;
-    let size = SIZE / BLOCK * BLOCK;
+    let size = size() / BLOCK * BLOCK;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let mut watcher = Watcher::builder().driver(choice(driver, None)).build().unwrap();

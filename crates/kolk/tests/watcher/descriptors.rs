@@ -11,7 +11,11 @@ use crate::support::{Rig, everywhere, loopback, on_real_kernels};
 
 everywhere!(p21_datagrams_come_with_their_senders_and_go_to_anybody, p21_a_datagram_read_can_be_cancelled);
 
-on_real_kernels!(p23_any_descriptor_that_can_be_polled_is_watched);
+on_real_kernels!(
+    p23_any_descriptor_that_can_be_polled_is_watched,
+    p27_many_descriptors_are_watched_at_once,
+    p27_descriptors_are_watched_all_or_none,
+);
 
 fn datagram_socket(rig: &mut Rig) -> (ConnId, Address) {
     let conn = match &rig.net {
@@ -125,4 +129,77 @@ fn p23_any_descriptor_that_can_be_polled_is_watched(driver: DriverKind) {
     let done = rig.next();
     assert!(done.operation == Operation::Watch && done.result.unwrap_err().is_cancelled(), "{driver}");
     assert_eq!(rig.next_of(Operation::Closed).context, 4, "{driver}");
+}
+
+fn p27_many_descriptors_are_watched_at_once(driver: DriverKind) {
+    const PIPES: u32 = 50;
+    let mut rig = Rig::new(driver);
+    let mut writers = Vec::new();
+    let mut readers = |first: u32| {
+        let pipes = (first..first + PIPES).map(|context| (context, std::io::pipe().unwrap()));
+        let watched = pipes.map(|(context, (reader, writer))| {
+            writers.push(writer);
+            (OwnedFd::from(reader), Interest::READABLE, context)
+        });
+        watched.collect::<Vec<_>>()
+    };
+    let (here, there) = (readers(0), readers(PIPES));
+    let mut conns = rig.watcher.watch_many(here).unwrap();
+    let submitter = rig.watcher.submitter();
+    conns.extend(submitter.watch_many(there).unwrap());
+    rig.nothing_more();
+    assert_eq!((conns.len(), rig.watcher.conn_count()), (100, 100), "{driver}");
+    let stats = rig.watcher.stats();
+    assert!(stats.submissions == 1 && stats.wake_ups <= 1, "{driver}: one wake-up for all: {stats:?}");
+    // The last first: each is told by its own name and context.
+    for (context, writer) in writers.iter_mut().enumerate().rev() {
+        writer.write_all(b"x").unwrap();
+        let done = rig.next_of(Operation::Watch);
+        assert_eq!((done.conn, done.context), (conns[context], context as u32), "{driver}");
+        assert!(done.readiness().is_some_and(|ready| ready.readable), "{driver}");
+    }
+    let ids = conns.len();
+    conns.into_iter().for_each(|conn| rig.watcher.free(conn));
+    for _ in 0..ids {
+        assert!(rig.next_of(Operation::Watch).result.unwrap_err().is_cancelled(), "{driver}");
+    }
+    rig.nothing_more();
+    assert_eq!(rig.watcher.conn_count(), 0, "{driver}");
+}
+
+fn p27_descriptors_are_watched_all_or_none(driver: DriverKind) {
+    let mut rig = Rig::<u32>::new(driver);
+    let submitter = rig.watcher.submitter();
+    let mut writers = Vec::new();
+    let mut one_is_a_file = || {
+        let mut descriptors = Vec::new();
+        for context in 0..3 {
+            let (reader, writer) = std::io::pipe().unwrap();
+            writers.push(writer);
+            descriptors.push((OwnedFd::from(reader), Interest::READABLE, context));
+        }
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        descriptors.insert(2, (file.into(), Interest::READABLE, 9));
+        descriptors
+    };
+    assert!(rig.watcher.watch_many(one_is_a_file()).unwrap_err().is_invalid_input(), "{driver}");
+    assert!(submitter.watch_many(one_is_a_file()).unwrap_err().is_invalid_input(), "{driver}");
+    rig.nothing_more();
+    assert_eq!((rig.watcher.conn_count(), rig.watcher.stats().submissions), (0, 0), "{driver}");
+    for mut writer in writers {
+        assert!(writer.write_all(b"x").is_err(), "{driver}: the other end is closed");
+    }
+    let none: [(OwnedFd, Interest, u32); 0] = [];
+    assert_eq!(submitter.watch_many(none).unwrap(), [], "{driver}");
+    // All slots or none, too; what was taken is given back.
+    let watcher = kolk::watcher::Watcher::<u32>::builder().slots(3);
+    let mut watcher = watcher.driver(crate::support::choice(driver, None)).build().unwrap();
+    let submitter = watcher.submitter();
+    let pipes =
+        |count| (0..count).map(|n| (OwnedFd::from(std::io::pipe().unwrap().0), Interest::READABLE, n));
+    assert!(submitter.watch_many(pipes(4)).is_err(), "{driver}");
+    assert!(watcher.watch_many(pipes(4)).is_err(), "{driver}");
+    let mut completions = kolk::watcher::Completions::default();
+    watcher.wait(&mut completions, Some(std::time::Duration::ZERO)).unwrap();
+    assert_eq!(submitter.watch_many(pipes(3)).unwrap().len(), 3, "{driver}");
 }

@@ -1,5 +1,6 @@
 //! The promises of the watcher, by number, on each kernel interface.
 
+mod alone;
 mod bulk;
 mod descriptors;
 mod differential;

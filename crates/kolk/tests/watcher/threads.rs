@@ -17,7 +17,11 @@ on_real_kernels!(
     p13_a_second_thread_cannot_wait,
     p13_twenty_four_threads_submit_and_none_is_forgotten,
     p13_order_is_kept_for_a_thread_and_a_connection,
+    p14_a_batch_that_does_not_fit_takes_no_names,
 );
+
+/// How often a thread of the crowd waits for its completion.
+const ROUNDS_BETWEEN_ANSWERS: u64 = 16;
 
 #[test]
 fn p13_a_submitter_is_shared_among_threads() {
@@ -73,46 +77,86 @@ fn p14_a_batch_needs_one_wake_up(driver: DriverKind) {
     rig.nothing_more();
 }
 
-/// Each operation asks for the next: a wake-up that is lost stops the thread that waits for it.
+fn p14_a_batch_that_does_not_fit_takes_no_names(driver: DriverKind) {
+    let watcher = Watcher::<u32>::builder().driver(choice(driver, None)).slots(4).mailbox_capacity(2);
+    let mut watcher = watcher.build().unwrap();
+    let submitter = watcher.submitter();
+    let timers = || (0..4).map(|n| Request::timer(Duration::ZERO, n)).collect::<Vec<_>>();
+    let mut batch = timers();
+    assert!(submitter.submit_batch(&mut batch).unwrap_err().is_busy(), "{driver}");
+    assert_eq!(batch.len(), 2, "{driver}: the others are submitted");
+    drop(batch);
+    let mut completions = Completions::default();
+    let mut ended = 0;
+    for round in 0..10 {
+        while ended < 2 {
+            watcher.wait(&mut completions, Some(PATIENCE)).unwrap();
+            ended += completions.drain().count();
+        }
+        ended = 0;
+        assert!(submitter.submit_batch(&mut timers()).unwrap_err().is_busy(), "{driver}: round {round}");
+    }
+}
+
+/// 24 threads submit, a 25th drains, for `KOLK_STRESS_SECONDS`. Now and then a thread waits for its completion, so
+/// that the watcher falls asleep: a wake-up that is lost stops both.
 fn p13_twenty_four_threads_submit_and_none_is_forgotten(driver: DriverKind) {
-    const THREADS: u32 = 24;
-    let rounds = if cfg!(debug_assertions) { 2_000 } else { 20_000 };
-    let mut watcher = Watcher::<(u32, u32)>::builder().driver(choice(driver, None)).build().unwrap();
+    const THREADS: usize = 24;
+    let seconds = std::env::var("KOLK_STRESS_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let lasting = Duration::from_secs(seconds.unwrap_or(3));
+    let mut watcher = Watcher::<(usize, u64)>::builder().driver(choice(driver, None)).build().unwrap();
     let submitter = watcher.submitter();
     let (tell, told): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| std::sync::mpsc::channel()).unzip();
+    let drains = std::thread::spawn(move || {
+        let mut completions = Completions::default();
+        let (mut seen, mut ended) = ([0; THREADS], 0);
+        while ended < THREADS {
+            let count = watcher.wait(&mut completions, Some(PATIENCE)).unwrap();
+            assert!(count > 0, "{driver}: a lost wake-up");
+            for done in completions.drain() {
+                let (thread, round) = done.context;
+                if round == u64::MAX {
+                    ended += 1;
+                    continue;
+                }
+                assert_eq!(round, seen[thread], "{driver}: thread {thread}, each once and in order");
+                seen[thread] += 1;
+                if round % ROUNDS_BETWEEN_ANSWERS == 0 {
+                    tell[thread].send(round).unwrap();
+                }
+            }
+        }
+        (seen, watcher.stats())
+    });
+    let begin = Instant::now();
     let threads: Vec<_> = told
         .into_iter()
         .enumerate()
         .map(|(thread, told)| {
             let submitter = submitter.clone();
             std::thread::spawn(move || {
-                for round in 0..rounds {
-                    submitter.timer(Duration::ZERO, (thread as u32, round)).unwrap();
-                    // Some wait for the answer, so that the watcher falls asleep now and then.
-                    if round % 16 == 0 {
-                        while told.recv_timeout(PATIENCE).expect("no wake-up is lost") != round {}
+                let mut round = 0;
+                while begin.elapsed() < lasting {
+                    submitter.timer(Duration::ZERO, (thread, round)).unwrap();
+                    if round % ROUNDS_BETWEEN_ANSWERS == 0 {
+                        assert_eq!(told.recv_timeout(PATIENCE).expect("no wake-up is lost"), round);
                     }
+                    round += 1;
                 }
+                submitter.timer(Duration::ZERO, (thread, u64::MAX)).unwrap();
+                round
             })
         })
         .collect();
-    let mut completions = Completions::default();
-    let mut seen = 0;
-    while seen < THREADS * rounds {
-        let count = watcher.wait(&mut completions, Some(PATIENCE)).unwrap();
-        assert!(count > 0, "{driver}: a lost wake-up");
-        for done in completions.drain() {
-            seen += 1;
-            let (thread, round) = done.context;
-            if round % 16 == 0 {
-                tell[thread as usize].send(round).unwrap();
-            }
-        }
-    }
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-    let stats = watcher.stats();
-    assert_eq!(stats.submissions, u64::from(THREADS * rounds), "{driver}");
-    assert!(stats.wake_ups < stats.submissions / 2, "{driver}: {stats:?}");
+    let submitted: Vec<u64> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let (seen, stats) = drains.join().unwrap();
+    assert_eq!(submitted, seen, "{driver}");
+    assert_eq!(stats.submissions, submitted.iter().sum::<u64>() + THREADS as u64, "{driver}");
+    println!(
+        "{driver}: {THREADS} threads, {lasting:?}: {} submissions, {} wake-up calls, {} turns, {} batches",
+        stats.submissions, stats.wake_ups, stats.turns, stats.batches
+    );
+    assert!(stats.wake_ups < stats.submissions, "{driver}: {stats:?}");
 }
 
 fn p13_order_is_kept_for_a_thread_and_a_connection(driver: DriverKind) {

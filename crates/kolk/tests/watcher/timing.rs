@@ -6,7 +6,8 @@ use kolk::DriverKind;
 use kolk::watcher::{Completions, Operation, Request, Watcher};
 use kolk_engine::driver::{SimConfig, SimNet};
 
-use crate::support::{Rig, buffer, choice, everywhere, on_real_kernels};
+use crate::alone::{alone_on_real_kernels, raise_descriptor_limit};
+use crate::support::{Rig, buffer, choice, everywhere};
 
 everywhere!(
     p10_a_read_past_its_deadline_ends_and_the_connection_goes_on,
@@ -16,7 +17,7 @@ everywhere!(
     p20_an_interval_beats_until_it_is_cancelled,
 );
 
-on_real_kernels!(p10_a_crowd_of_silent_connections_times_out_each_once);
+alone_on_real_kernels!(p10_a_crowd_of_silent_connections_times_out_each_once);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -61,11 +62,16 @@ fn p10_a_deadline_that_has_passed_ends_the_operation_before_it_begins(driver: Dr
     assert_eq!(rig.peer_reads(&mut peer, 4), b"fine", "{driver}: the stream is whole");
 }
 
-/// 1000, 2000, 4000 and 8000 where the process may have so many descriptors.
+/// 1000, 2000, 4000 and 8000 where the process may have so many descriptors. Each deadline is one of its own, and
+/// all are met within a tenth of it.
 fn p10_a_crowd_of_silent_connections_times_out_each_once(driver: DriverKind) {
-    let timeout = 400 * MILLISECOND;
-    let most = raise_descriptor_limit() / 2 - 50;
-    for count in [1000, 2000, 4000, 8000].into_iter().filter(|&count| count <= most) {
+    let timeout = Duration::from_secs(2);
+    let most = (raise_descriptor_limit() - 100) / 2;
+    for count in [1000, 2000, 4000, 8000] {
+        if count > most {
+            println!("SKIPPED: this process may have no {count} connections");
+            continue;
+        }
         let mut rig = Rig::<u32>::new(driver);
         let conns: Vec<_> = (0..count).map(|_| rig.unix_pair()).collect();
         let mut began = Vec::with_capacity(count);
@@ -73,29 +79,25 @@ fn p10_a_crowd_of_silent_connections_times_out_each_once(driver: DriverKind) {
             began.push(Instant::now());
             rig.submit(Request::read_pooled(*conn, context as u32).timeout(timeout));
         }
-        let mut ended = vec![0; count];
+        let (mut ended, mut latest) = (vec![0; count], Duration::ZERO);
         rig.until("the end of all reads", |rig| {
             for done in rig.done.drain(..) {
                 assert!(done.result.unwrap_err().is_timed_out(), "{driver}");
                 ended[done.context as usize] += 1;
                 let after = began[done.context as usize].elapsed();
                 assert!(after >= timeout, "{driver}: after {after:?}, too early");
-                assert!(after < timeout * 3, "{driver}: after {after:?}, too late");
+                latest = latest.max(after);
             }
             ended.iter().sum::<i32>() == count as i32
         });
         rig.nothing_more();
         assert!(ended.iter().all(|&times| times == 1), "{driver}: each once");
+        println!("{driver}: {count} deadlines of {timeout:?}, the latest met after {latest:?}");
+        assert!(
+            latest <= timeout + timeout / 10,
+            "{driver}: {count} connections, after {latest:?}: too late"
+        );
     }
-}
-
-fn raise_descriptor_limit() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let _ = setrlimit(Resource::Nofile, raised);
-    // Other tests of this process want some, too.
-    getrlimit(Resource::Nofile).current.map_or(1 << 20, |limit| limit as usize) / 3
 }
 
 fn p12_a_wait_is_bounded_by_time_and_by_its_batch(driver: DriverKind) {
