@@ -1,5 +1,6 @@
 //! What the tests of the watcher share: a watcher with a record of what completed, and peers on the same thread.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io::{self, Read, Write};
@@ -18,7 +19,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A wait with nothing to do waits this long for the peers, who are on the same thread.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Makes a test of each function for each kernel interface.
+/// Makes a test of each function for each kernel interface; on the simulated one it runs in storms, too.
 macro_rules! everywhere {
     ($($test:ident),+ $(,)?) => {
         mod io_uring {
@@ -28,6 +29,21 @@ macro_rules! everywhere {
             $(#[test] fn $test() { super::$test(kolk::DriverKind::Epoll); })+
         }
         mod sim {
+            $(#[test] fn $test() { crate::support::on_sim(super::$test); })+
+        }
+    };
+}
+
+/// As [`everywhere`], without storms.
+macro_rules! everywhere_but_in_storms {
+    ($($test:ident),+ $(,)?) => {
+        mod io_uring_calm {
+            $(#[test] fn $test() { super::$test(kolk::DriverKind::IoUring); })+
+        }
+        mod epoll_calm {
+            $(#[test] fn $test() { super::$test(kolk::DriverKind::Epoll); })+
+        }
+        mod sim_calm {
             $(#[test] fn $test() { super::$test(kolk::DriverKind::Sim); })+
         }
     };
@@ -44,7 +60,33 @@ macro_rules! on_real_kernels {
         }
     };
 }
-pub(crate) use {everywhere, on_real_kernels};
+pub(crate) use {everywhere, everywhere_but_in_storms, on_real_kernels};
+
+/// Storms in which a test runs; `KOLK_SEED` names a single one.
+const STORMS: u64 = 12;
+
+thread_local! {
+    /// How the simulated kernel behaves towards the test on this thread.
+    static WEATHER: RefCell<SimConfig> = RefCell::new(SimConfig::calm(7));
+}
+
+/// Runs a test on the simulated kernel: calm, then with random schedules.
+pub(crate) fn on_sim(test: fn(DriverKind)) {
+    let only: Option<u64> = std::env::var("KOLK_SEED").ok().and_then(|seed| seed.parse().ok());
+    if only.is_none() {
+        test(DriverKind::Sim);
+    }
+    for seed in only.map_or(0..STORMS, |seed| seed..seed + 1) {
+        println!("in the storm of KOLK_SEED={seed}");
+        WEATHER.set(SimConfig::stormy(seed));
+        test(DriverKind::Sim);
+    }
+}
+
+/// A simulated kernel in the weather of this test, if it is to run on one.
+pub(crate) fn sim_net(driver: DriverKind) -> Option<SimNet> {
+    (driver == DriverKind::Sim).then(|| SimNet::new(WEATHER.with_borrow(SimConfig::clone)))
+}
 
 /// The other end of a stream: non-blocking.
 #[derive(Debug)]
@@ -110,8 +152,7 @@ pub(crate) struct Rig<C = u32> {
 
 impl<C: Debug> Rig<C> {
     pub(crate) fn new(driver: DriverKind) -> Self {
-        let net = (driver == DriverKind::Sim).then(|| SimNet::new(SimConfig::calm(7)));
-        Self::make(driver, net)
+        Self::make(driver, sim_net(driver))
     }
 
     pub(crate) fn on_net(net: SimNet) -> Self {

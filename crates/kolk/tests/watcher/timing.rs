@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use kolk::DriverKind;
 use kolk::watcher::{Completions, Operation, Request, Watcher};
-use kolk_engine::driver::{SimConfig, SimNet};
 
 use crate::alone::{alone_on_real_kernels, raise_descriptor_limit};
-use crate::support::{Rig, buffer, choice, everywhere};
+use crate::support::{Rig, buffer, choice, everywhere, sim_net};
 
 everywhere!(
     p10_a_read_past_its_deadline_ends_and_the_connection_goes_on,
@@ -101,7 +100,7 @@ fn p10_a_crowd_of_silent_connections_times_out_each_once(driver: DriverKind) {
 }
 
 fn p12_a_wait_is_bounded_by_time_and_by_its_batch(driver: DriverKind) {
-    let net = (driver == DriverKind::Sim).then(|| SimNet::new(SimConfig::calm(3)));
+    let net = sim_net(driver);
     let mut watcher = Watcher::builder().driver(choice(driver, net.as_ref())).build().unwrap();
     let mut completions = Completions::with_capacity(4);
     assert_eq!(watcher.wait(&mut completions, Some(Duration::ZERO)).unwrap(), 0, "{driver}: a poll");
