@@ -75,7 +75,7 @@ impl Buffer {
         }
     }
 
-    /// The bytes in shared form: a copy only where they are not shared yet.
+    /// The bytes in shared form: a copy only where they are not shared yet. Those of a file are not read.
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Empty | Self::File(_) => Bytes::new(),
@@ -85,9 +85,18 @@ impl Buffer {
             Self::Lease(lease) => lease.into(),
             Self::Vectored(parts) => {
                 let mut whole = BytesMut::new();
-                parts.iter().for_each(|part| whole.extend_from_slice(part));
+                parts.into_iter().for_each(|part| whole.extend_from_slice(&part.into_bytes()));
                 whole.freeze()
             }
+        }
+    }
+
+    /// Whether some of the bytes are not in memory.
+    pub(super) fn has_file(&self) -> bool {
+        match self {
+            Self::File(_) => true,
+            Self::Vectored(parts) => parts.iter().any(Self::has_file),
+            _ => false,
         }
     }
 
@@ -136,7 +145,7 @@ impl Buffer {
         }
     }
 
-    /// Refuses what has no byte, and several parts inside of several parts.
+    /// Refuses what has no byte.
     pub(super) fn check_not_empty(&self) -> Result<()> {
         if self.byte_count() == 0 {
             return Err(crate::Error::invalid("there is nothing to write: the buffer is empty"));
@@ -253,7 +262,8 @@ mod tests {
 
     #[test]
     fn parts_count_together() {
-        let parts = Buffer::Vectored(vec!["ab".into(), Buffer::Empty, vec![1, 2, 3].into()]);
+        let inner = Buffer::Vectored(vec![vec![1, 2].into(), vec![3].into()]);
+        let parts = Buffer::Vectored(vec!["ab".into(), Buffer::Empty, inner]);
         assert_eq!((parts.byte_count(), parts.len()), (5, 0));
         assert_eq!(&parts.into_bytes()[..], b"ab\x01\x02\x03");
     }

@@ -3,6 +3,7 @@
 use std::io;
 
 use kolk_engine::buffer::Lease;
+use kolk_engine::op::Interest;
 use kolk_engine::token::{Generation, Key};
 
 use super::adopt::Kind;
@@ -24,6 +25,8 @@ pub(super) struct Conn {
     pub(super) input_end: Option<End>,
     pub(super) output_end: Option<io::ErrorKind>,
     pub(super) kind: Kind,
+    /// What the engine watches for, if it does.
+    pub(super) watched: Option<Interest>,
     pub(super) flags: Flags,
 }
 
@@ -47,8 +50,8 @@ pub(super) struct Flags {
     pub(super) shuts_down: bool,
     /// The engine reports each send.
     pub(super) reported: bool,
-    /// The engine watches, or accepts, already.
-    pub(super) watched: bool,
+    /// The engine accepts already.
+    pub(super) accepting: bool,
     /// A cancel of the receive, or of the send, is on its way.
     pub(super) stopping_receive: bool,
     pub(super) stopping_send: bool,
@@ -65,6 +68,7 @@ impl Conn {
             input_end: None,
             output_end: None,
             kind,
+            watched: None,
             flags: Flags::default(),
         }
     }

@@ -133,6 +133,7 @@ impl<C> Watcher<C> {
 
     /// One turn of the loop: waits only while nothing is ready.
     fn turn(&mut self, deadline: Option<Timestamp>, room: usize) -> Result<()> {
+        self.names.take_orphans().into_iter().for_each(|conn| self.free(conn));
         self.flush_output();
         let deadline = if self.ready.is_empty() { deadline } else { Some(self.event_loop.now()) };
         self.event_loop.turn(deadline).map_err(cannot_go_on)?;

@@ -10,7 +10,7 @@ use kolk_engine::token::{ConnId, Key};
 use super::Watcher;
 use super::buffer::Buffer;
 use super::completion::{Completion, Detail, Operation, OperationId};
-use super::conn::Due;
+use super::conn::{Conn, Due};
 use super::pending::{Outgoing, Owner, Pending, Stop, Task};
 use super::request::Ends;
 use super::submit::Begin;
@@ -39,7 +39,8 @@ enum Way {
 impl<C> Watcher<C> {
     /// Both must be streams of this watcher, and not the same.
     pub(super) fn check_relay(&self, ends: &Ends) -> Result<()> {
-        let streams = [ends.from, ends.to].map(|end| self.open_conn(end).map(|conn| conn.kind.is_stream()));
+        let is_free_stream = |conn: &Conn| conn.kind.is_stream() && conn.watched.is_none();
+        let streams = [ends.from, ends.to].map(|end| self.open_conn(end).map(is_free_stream));
         match streams {
             [None, _] | [_, None] => Err(Error::not_connected()),
             [Some(true), Some(true)] if ends.from != ends.to => Ok(()),

@@ -112,7 +112,7 @@ impl<C> Watcher<C> {
         let key = begin.id.key();
         self.queue_input(begin, context, Task::Accept(again));
         let Some(conn) = self.conns.get_mut(key) else { return };
-        if !std::mem::replace(&mut conn.flags.watched, true)
+        if !std::mem::replace(&mut conn.flags.accepting, true)
             && let Err(error) = self.event_loop.accept(begin.id)
         {
             self.finish_input(key, Err(Error::of_operation(error)), Detail::None);
@@ -152,7 +152,7 @@ impl<C> Watcher<C> {
         let key = begin.id.key();
         self.queue_input(begin, context, Task::Watch(again));
         let Some(conn) = self.conns.get_mut(key) else { return };
-        if !std::mem::replace(&mut conn.flags.watched, true)
+        if conn.watched.replace(interest).is_none()
             && let Err(error) = self.event_loop.watch(begin.id, interest)
         {
             self.finish_input(key, Err(Error::of_operation(error)), Detail::None);

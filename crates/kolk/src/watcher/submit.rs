@@ -69,6 +69,21 @@ impl<C> Watcher<C> {
             let message = format!("{id} is {}, which cannot do that", kind.name());
             return Err(Error::invalid(message));
         }
+        if let Verb::Write(buffer) | Verb::SendTo(buffer, _) = verb
+            && !kind.is_stream()
+            && buffer.has_file()
+        {
+            return Err(Error::invalid("a datagram is sent from memory: read the range of the file first"));
+        }
+        let is_watched_as = match (verb, conn.watched) {
+            (_, None) | (Verb::Accept(_) | Verb::Free | Verb::ShutdownWrite, _) => true,
+            (Verb::Watch(interest, _), Some(watched)) => *interest == watched,
+            _ => false,
+        };
+        if !is_watched_as {
+            let message = format!("{id} is watched: read and write it yourself, or adopt a duplicate of it");
+            return Err(Error::invalid(message));
+        }
         if matches!(verb, Verb::Accept(_) | Verb::Watch(..)) && !conn.input.is_empty() {
             let message = format!("{id} is accepted on, watched or read from already");
             return Err(Error::of_kind(std::io::ErrorKind::ResourceBusy, message.into()));

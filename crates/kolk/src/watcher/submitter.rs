@@ -1,8 +1,8 @@
 //! The watcher as other threads see it.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kolk_engine::driver::Waker;
 use kolk_engine::mailbox::{SendError, Sender};
@@ -257,8 +257,12 @@ impl<C> ConnOwner<C> {
 
 impl<C> Drop for ConnOwner<C> {
     fn drop(&mut self) {
-        // A watcher that is gone has closed the connection. One whose mailbox is full closes it in the end.
-        let _ = self.submitter.free(self.conn);
+        // A watcher that is gone has closed the connection. One whose mailbox is full looks here after it has
+        // emptied it; the second try is for the case that it just has.
+        if self.submitter.free(self.conn).is_err_and(|error| error.is_busy()) {
+            self.submitter.names.orphan(self.conn);
+            let _ = self.submitter.free(self.conn);
+        }
     }
 }
 
@@ -268,6 +272,9 @@ pub(super) struct Names {
     slots: Arc<SlotNumbers>,
     loop_number: u16,
     last_number: AtomicU64,
+    /// Connections to be freed for which the mailbox had no room.
+    orphans: Mutex<Vec<ConnId>>,
+    has_orphans: AtomicBool,
 }
 
 /// Tells the numbers that other threads give from those that the watcher's thread gives without sharing.
@@ -275,7 +282,26 @@ const ELSEWHERE: u64 = 1 << 63;
 
 impl Names {
     pub(super) fn new(slots: Arc<SlotNumbers>, loop_number: u16) -> Self {
-        Self { slots, loop_number, last_number: AtomicU64::new(ELSEWHERE) }
+        Self {
+            slots,
+            loop_number,
+            last_number: AtomicU64::new(ELSEWHERE),
+            orphans: Mutex::default(),
+            has_orphans: AtomicBool::new(false),
+        }
+    }
+
+    fn orphan(&self, conn: ConnId) {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+        self.has_orphans.store(true, Ordering::Release);
+    }
+
+    /// What was left to be freed since the last call.
+    pub(super) fn take_orphans(&self) -> Vec<ConnId> {
+        if !self.has_orphans.load(Ordering::Relaxed) || !self.has_orphans.swap(false, Ordering::Acquire) {
+            return Vec::new();
+        }
+        std::mem::take(&mut *self.orphans.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A name that nobody has.

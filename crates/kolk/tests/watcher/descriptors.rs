@@ -13,6 +13,7 @@ everywhere!(p21_datagrams_come_with_their_senders_and_go_to_anybody, p21_a_datag
 
 on_real_kernels!(
     p23_any_descriptor_that_can_be_polled_is_watched,
+    p23_what_is_watched_is_the_programs_to_read,
     p27_many_descriptors_are_watched_at_once,
     p27_descriptors_are_watched_all_or_none,
 );
@@ -129,6 +130,25 @@ fn p23_any_descriptor_that_can_be_polled_is_watched(driver: DriverKind) {
     let done = rig.next();
     assert!(done.operation == Operation::Watch && done.result.unwrap_err().is_cancelled(), "{driver}");
     assert_eq!(rig.next_of(Operation::Closed).context, 4, "{driver}");
+}
+
+fn p23_what_is_watched_is_the_programs_to_read(driver: DriverKind) {
+    let mut rig = Rig::<u32>::new(driver);
+    let (near, mut far) = rig.tcp_pair();
+    let mut own = near.try_clone().unwrap();
+    let conn = rig.watcher.adopt(near).unwrap();
+    let watch = rig.submit(Request::watch(conn, 1, Interest::READABLE));
+    far.write_all(b"x").unwrap();
+    assert_eq!(rig.next_of(Operation::Watch).context, 1, "{driver}");
+    assert!(rig.watcher.read_pooled(conn, 2).unwrap_err().is_invalid_input(), "{driver}");
+    assert!(rig.watcher.write(conn, 2, "x").unwrap_err().is_invalid_input(), "{driver}");
+    own.read_exact(&mut [0]).unwrap();
+    rig.watcher.cancel(watch);
+    assert!(rig.next_of(Operation::Watch).result.unwrap_err().is_cancelled(), "{driver}");
+    assert!(rig.watcher.watch(conn, 3, Interest::WRITABLE).unwrap_err().is_invalid_input(), "{driver}");
+    rig.watcher.watch(conn, 3, Interest::READABLE).unwrap();
+    far.write_all(b"y").unwrap();
+    assert_eq!(rig.next_of(Operation::Watch).context, 3, "{driver}: watched again");
 }
 
 fn p27_many_descriptors_are_watched_at_once(driver: DriverKind) {

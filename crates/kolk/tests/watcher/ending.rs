@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kolk::DriverKind;
-use kolk::watcher::{Completions, Operation, Request};
+use kolk::watcher::{Completions, Operation, Request, Watcher};
 
 use crate::support::{Rig, buffer, everywhere, on_real_kernels, pattern};
 
@@ -17,7 +17,10 @@ everywhere!(
     p17_an_owner_frees_its_connection,
 );
 
-on_real_kernels!(p17_no_descriptor_and_no_context_is_left_behind);
+on_real_kernels!(
+    p17_no_descriptor_and_no_context_is_left_behind,
+    p17_an_owner_frees_its_connection_although_the_mailbox_is_full,
+);
 
 /// A context that cannot be cloned, to be recognised.
 #[derive(Debug, PartialEq, Eq)]
@@ -194,6 +197,27 @@ fn p17_an_owner_frees_its_connection(driver: DriverKind) {
     drop(owner);
     assert!(rig.next_of(Operation::Read).result.unwrap_err().is_cancelled(), "{driver}");
     assert_eq!(rig.peer_reads_to_end(&mut peer), b"bye", "{driver}");
+}
+
+fn p17_an_owner_frees_its_connection_although_the_mailbox_is_full(driver: DriverKind) {
+    let watcher = Watcher::<u32>::builder().driver(crate::support::choice(driver, None)).mailbox_capacity(1);
+    let mut watcher = watcher.build().unwrap();
+    let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
+    let conn = watcher.adopt(near).unwrap();
+    watcher.read_pooled(conn, 1).unwrap();
+    let submitter = watcher.submitter();
+    let owner = submitter.own(conn);
+    submitter.timer(Duration::ZERO, 2).unwrap();
+    assert!(submitter.free(conn).unwrap_err().is_busy(), "{driver}: it is full");
+    drop(owner);
+    let (mut completions, mut seen) = (Completions::default(), Vec::new());
+    while seen.len() < 2 {
+        watcher.wait(&mut completions, Some(crate::support::PATIENCE)).unwrap();
+        seen.extend(completions.drain().map(|done| (done.context, done.result.is_ok())));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [(1, false), (2, true)], "{driver}");
+    assert_eq!(watcher.conn_count(), 0, "{driver}");
 }
 
 fn p17_no_descriptor_and_no_context_is_left_behind(driver: DriverKind) {

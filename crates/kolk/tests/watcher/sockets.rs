@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::Duration;
 
 use kolk::watcher::{Completions, Operation, Request, Watcher};
-use kolk::{Address, DriverChoice, DriverKind};
+use kolk::{Address, DriverChoice, DriverKind, FileRange};
 use kolk_engine::driver::SimNet;
 
 use crate::support::{Rig, buffer, everywhere, loopback, on_real_kernels, pattern};
@@ -233,6 +233,9 @@ fn what_a_socket_cannot_do_is_an_error(driver: DriverKind) {
     assert!(rig.watcher.relay(stream, listener, 1).unwrap_err().is_invalid_input(), "{driver}");
     let udp = rig.watcher.adopt(UdpSocket::bind(loopback()).unwrap()).unwrap();
     assert!(rig.watcher.read_pooled(udp, 1).unwrap_err().is_invalid_input(), "{driver}");
+    let file = std::sync::Arc::new(File::open("/proc/self/exe").unwrap());
+    let range = FileRange { file, offset: 0, len: 100 };
+    assert!(rig.watcher.send_to(udp, 1, range, loopback()).unwrap_err().is_invalid_input(), "{driver}");
     // From another thread the completion says so.
     let submitter = rig.watcher.submitter();
     submitter.read(listener, 2, buffer(9)).unwrap();
