@@ -38,6 +38,7 @@
 
 mod address;
 mod error;
+mod listener;
 pub mod server;
 pub mod watcher;
 
@@ -48,3 +49,4 @@ pub use kolk_engine::driver::{DriverChoice, DriverKind};
 pub use kolk_engine::op::Interest;
 pub use kolk_engine::socket::Address;
 pub use kolk_engine::token::ConnId;
+pub use listener::Listeners;

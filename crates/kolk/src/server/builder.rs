@@ -9,9 +9,9 @@ use kolk_engine::driver::DriverChoice;
 
 use super::handler::Handler;
 use super::limits::{EVENT_LOOPS_MAX, INPUT_LIMIT, STOP_TIMEOUT};
-use super::listener::Listeners;
 use super::running::{self, RunningServer};
 use crate::error::{Error, Result};
+use crate::listener::Listeners;
 
 /// The reactor. [`Server::builder`] is the way in; see the [module](super) for what it does.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Builder {
         if self.addresses.is_empty() {
             return Err(Error::invalid("the server has no address: call `listen` at least once"));
         }
-        let listeners = Listeners::bind(&self.addresses, loops, &self.settings.driver)?;
+        let listeners = Listeners::bind_on(&self.addresses, loops, &self.settings.driver)?;
         running::start(listeners, self.settings, self.stop_on_signals, Arc::new(make_handler))
     }
 

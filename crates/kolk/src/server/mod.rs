@@ -29,7 +29,6 @@ mod conn;
 mod handler;
 mod input;
 pub(crate) mod limits;
-mod listener;
 mod running;
 mod stats;
 mod worker;

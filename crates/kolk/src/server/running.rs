@@ -13,10 +13,10 @@ use signal_hook::iterator::{Handle as SignalHandle, Signals};
 
 use super::builder::Settings;
 use super::handler::Handler;
-use super::listener::{Listeners, UnixPath};
 use super::stats::{Published, Stats};
 use super::worker::Worker;
 use crate::error::{Error, Result};
+use crate::listener::{Listeners, UnixPath};
 
 /// What other threads tell a loop.
 #[derive(Clone, Copy, Debug)]
@@ -176,16 +176,18 @@ where
     H: Handler,
     F: Fn(usize) -> H + Send + Sync + 'static,
 {
+    let addresses = listeners.addresses().iter().map(ToString::to_string).collect();
+    let (sockets, unix_paths) = listeners.into_parts();
     let mut server = RunningServer {
-        addresses: listeners.addresses.iter().map(ToString::to_string).collect(),
+        addresses,
         driver: DriverKind::Epoll,
         driver_reason: String::new(),
         loops: Vec::new(),
         signals: None,
-        unix_paths: listeners.unix_paths,
+        unix_paths,
     };
     let cpus = settings.pin.then(cpus_of_this_process).transpose()?;
-    for (number, sockets) in listeners.sockets.into_iter().enumerate() {
+    for (number, sockets) in sockets.into_iter().enumerate() {
         let plan = Plan {
             number,
             sockets,

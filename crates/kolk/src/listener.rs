@@ -1,4 +1,4 @@
-//! Binding: every address of a server, or none.
+//! Binding: every address of a program, or none.
 
 use std::fs;
 use std::io;
@@ -12,33 +12,72 @@ use kolk_engine::socket::{self, Address, ListenOptions};
 
 use crate::address::{ListenAddress, Scheme};
 use crate::error::{Error, Result};
+use crate::watcher::IntoSocket;
 
-/// The listeners of one server, one row for each address with one socket for each loop.
+/// Listening sockets of several addresses, for each of several loops. Every address is bound, or none.
+///
+/// A [`Server`](crate::server::Server) makes its own. A program that accepts on
+/// [`Watcher`](crate::watcher::Watcher)s gives each of them its sockets: of a TCP address each loop has a listener
+/// of its own (`SO_REUSEPORT`), and the kernel spreads the connections; a Unix path has one, which all share.
+///
+/// A socket that a dead server left behind at a Unix path is replaced; anything else there is an error. Paths
+/// are removed when this is dropped, so keep it for as long as the server runs.
+///
+/// # Examples
+///
+/// ```
+/// use kolk::Listeners;
+/// use kolk::watcher::Watcher;
+///
+/// let mut listeners = Listeners::bind(["tcp://127.0.0.1:0"], 1)?;
+/// println!("listening on {}", listeners.addresses()[0]); // with the port that the kernel chose
+///
+/// let mut watcher = Watcher::<()>::new()?;
+/// for socket in listeners.take(0) {
+///     let listener = watcher.adopt(socket)?;
+///     watcher.accept(listener, ())?;
+/// }
+/// # Ok::<(), kolk::Error>(())
+/// ```
 #[derive(Debug)]
-pub(super) struct Listeners {
+pub struct Listeners {
     /// With the ports that the kernel chose.
-    pub(super) addresses: Vec<ListenAddress>,
+    addresses: Vec<ListenAddress>,
     /// `sockets[loop][address]`.
-    pub(super) sockets: Vec<Vec<Socket>>,
-    pub(super) unix_paths: Vec<UnixPath>,
+    sockets: Vec<Vec<Socket>>,
+    unix_paths: Vec<UnixPath>,
 }
 
 /// A path that we bound; removed on drop, unless somebody else has put something there meanwhile.
 #[derive(Debug)]
-pub(super) struct UnixPath {
+pub(crate) struct UnixPath {
     path: PathBuf,
     inode: u64,
 }
 
 impl Listeners {
-    /// Binds every address for `loops` loops. If one fails, nothing stays bound.
-    pub(super) fn bind(texts: &[String], loops: usize, driver: &DriverChoice) -> Result<Self> {
+    /// Binds every address, in the forms of [`ListenAddress`], for `loops` loops.
+    ///
+    /// # Errors
+    ///
+    /// An address that is malformed or cannot be bound, with its name and what to do. Nothing stays bound then.
+    pub fn bind<T: AsRef<str>>(addresses: impl IntoIterator<Item = T>, loops: usize) -> Result<Self> {
+        Self::bind_on(addresses, loops, &DriverChoice::Auto)
+    }
+
+    /// The same, on the simulated kernel if `driver` says so.
+    pub(crate) fn bind_on<T: AsRef<str>>(
+        addresses: impl IntoIterator<Item = T>,
+        loops: usize,
+        driver: &DriverChoice,
+    ) -> Result<Self> {
         let mut listeners = Self {
             addresses: Vec::new(),
-            sockets: (0..loops).map(|_| Vec::new()).collect(),
+            sockets: (0..loops.max(1)).map(|_| Vec::new()).collect(),
             unix_paths: Vec::new(),
         };
-        for text in texts {
+        for text in addresses {
+            let text = text.as_ref();
             let address: ListenAddress = text
                 .parse()
                 .map_err(|cause| Error::invalid(format!("cannot listen on {text:?}: {cause}")))?;
@@ -47,6 +86,21 @@ impl Listeners {
                 .map_err(|cause| Error::io(format!("cannot bind {address}"), cause.error, &cause.advice))?;
         }
         Ok(listeners)
+    }
+
+    /// The addresses in the order in which they were given, with the ports that the kernel chose.
+    pub fn addresses(&self) -> &[ListenAddress] {
+        &self.addresses
+    }
+
+    /// The sockets of one loop, one for each address; none the second time, or if there is no such loop.
+    pub fn take(&mut self, number: usize) -> Vec<impl IntoSocket + use<>> {
+        self.sockets.get_mut(number).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The sockets of each loop, and the paths, which go when they are dropped.
+    pub(crate) fn into_parts(self) -> (Vec<Vec<Socket>>, Vec<UnixPath>) {
+        (self.sockets, self.unix_paths)
     }
 
     fn add(&mut self, asked: &ListenAddress, driver: &DriverChoice) -> std::result::Result<(), Refusal> {
