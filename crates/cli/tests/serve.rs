@@ -33,10 +33,10 @@ fn the_greeting_tells_address_driver_limits_and_what_to_do_next() {
 }
 
 #[track_caller]
-fn interrupt_under_load(driver: &str) {
-    let path = TempPath::new(&format!("interrupt-{driver}.sock"));
+fn interrupt_under_load(api: &str, driver: &str) {
+    let path = TempPath::new(&format!("interrupt-{api}-{driver}.sock"));
     let mut server = Served::start(&format!(
-        "--driver {driver} --listen tcp://127.0.0.1:0 --listen unix://{}",
+        "--api {api} --driver {driver} --listen tcp://127.0.0.1:0 --listen unix://{}",
         path.display()
     ));
     assert!(path.exists());
@@ -82,12 +82,14 @@ fn await_load(pid: u32) {
 
 #[test]
 fn ctrl_c_under_load_ends_io_uring_within_a_second() {
-    interrupt_under_load("io_uring");
+    interrupt_under_load("server", "io_uring");
+    interrupt_under_load("watcher", "io_uring");
 }
 
 #[test]
 fn ctrl_c_under_load_ends_epoll_within_a_second() {
-    interrupt_under_load("epoll");
+    interrupt_under_load("server", "epoll");
+    interrupt_under_load("watcher", "epoll");
 }
 
 #[test]
@@ -105,6 +107,65 @@ fn a_reader_that_goes_away_early_makes_nothing_panic() {
         let finished = run(Command::new("sh").args(["-c", &command])).expect_status(0);
         assert!(!finished.stderr.contains("panicked"), "{arguments}: {}", finished.stderr);
     }
+}
+
+// ---- the proactor -------------------------------------------------------------------------------
+
+#[test]
+fn watchers_share_tcp_and_unix_addresses() {
+    let path = TempPath::new("watchers.sock");
+    for driver in ["io_uring", "epoll"] {
+        let mut server = Served::start(&format!(
+            "--api watcher --loops 3 --pin --driver {driver} --listen tcp://127.0.0.1:0 --listen unix://{}",
+            path.display()
+        ));
+        assert!(server.greeting.contains(driver), "{}", server.greeting);
+        let _open: Vec<_> = (0..20).map(|_| exchange(server.address())).collect();
+        for address in &server.addresses {
+            let load =
+                kolk(&format!("load echo {address} --connections 50 --size 5000 --duration 300ms --json"));
+            let figures = load.expect_status(0).json();
+            assert_eq!(
+                (&figures["errors"], &figures["mismatched_bytes"]),
+                (&0.into(), &0.into()),
+                "{driver}"
+            );
+        }
+        assert_eq!(server.interrupt().0.code(), Some(0), "{driver}");
+        assert!(!path.exists(), "{driver}: the path is removed");
+    }
+}
+
+#[test]
+fn a_watcher_answers_all_that_came_before_the_end_of_the_stream() {
+    let server = Served::start("--api watcher --loops 1 --listen tcp://127.0.0.1:0");
+    let mut stream = exchange(server.address());
+    let sent: Vec<u8> = (0..1 << 20).map(|place: u32| (place ^ (place >> 9)) as u8).collect();
+    let (mut write_half, bytes) = (stream.try_clone().expect("a descriptor"), sent.clone());
+    let writer = std::thread::spawn(move || {
+        write_half.write_all(&bytes).expect("sent");
+        write_half.shutdown(std::net::Shutdown::Write).expect("connected");
+    });
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an end in order");
+    writer.join().expect("no panic");
+    assert!(answer == sent);
+}
+
+#[test]
+fn watchers_refuse_what_a_server_refuses() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = format!("tcp://{}", taken.local_addr().expect("bound"));
+    kolk(&format!("serve echo --api watcher --loops 2 --listen {address}"))
+        .expect_refused(&[&address, "in use"]);
+    let path = TempPath::new("kept.txt");
+    std::fs::write(&*path, "kept").expect("written");
+    let address = format!("unix://{}", path.display());
+    let free = "tcp://127.0.0.1:0";
+    kolk(&format!("serve echo --api watcher --listen {free} --listen {address}"))
+        .expect_refused(&[&address, "not a socket"]);
+    assert_eq!(std::fs::read_to_string(&*path).expect("still there"), "kept");
+    kolk("serve echo --api reactor").expect_refused(&["reactor", "server", "watcher"]);
 }
 
 // ---- wrong use ----------------------------------------------------------------------------------

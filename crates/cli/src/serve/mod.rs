@@ -1,18 +1,18 @@
 //! `kolk serve echo`: gives every byte back.
 
+mod proactor;
+mod reactor;
 mod status;
 
 use std::process::{self, ExitCode};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-
-use kolk::server::{Action, Conn, Handler, Input, RunningServer, Server};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 
 use crate::driver::DriverArg;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::system::{self, DESCRIPTOR_ADVICE, Limit};
 use crate::units::grouped;
-use status::StatusLine;
+use status::{StatusLine, Traffic};
 
 /// Descriptors that are no connections: standard streams, listeners, what each loop's driver opens.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Address to listen on, such as tcp://0.0.0.0:7000 or unix:///tmp/kolk.sock; may be given often.
     #[arg(long, value_name = "ADDR", default_value = "tcp://127.0.0.1:7000")]
     listen: Vec<String>,
+    /// Front end of the library that it runs on.
+    #[arg(long, value_enum, default_value_t)]
+    api: Api,
     /// Event loops [default: one a processor].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     loops: Option<u16>,
@@ -37,66 +40,62 @@ pub(crate) struct Args {
     pin: bool,
 }
 
-/// One loop's handler. Its end is that of the loop, and says so to whoever watches the server.
-struct Echo {
-    ended: Sender<()>,
+/// The front ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Api {
+    /// The reactor: a server that calls a handler.
+    #[default]
+    Server,
+    /// The proactor: one watcher a thread.
+    Watcher,
 }
 
-impl Handler for Echo {
-    type Session = ();
+/// An echo that runs, whichever front end it runs on.
+trait Serving {
+    /// With the ports that the kernel chose.
+    fn addresses(&self) -> Vec<String>;
 
-    fn on_open(&mut self, _: &mut Conn<'_>) -> Self::Session {}
+    fn driver_reason(&self) -> &str;
 
-    fn on_data(&mut self, (): &mut (), conn: &mut Conn<'_>, input: &mut Input<'_>) -> Action {
-        conn.write(input.take());
-        Action::Continue
-    }
-}
+    fn traffic(&self) -> Traffic;
 
-impl Drop for Echo {
-    fn drop(&mut self) {
-        // The server's end needs no telling once nobody watches.
-        let _ = self.ended.send(());
-    }
+    /// Waits until all loops have ended.
+    fn wait(self) -> kolk::Result<()>;
 }
 
 /// Serves until Ctrl-C.
 pub(crate) fn run(args: &Args) -> Outcome {
     let limit = system::raise_descriptor_limit();
     let (tell_ended, ended) = mpsc::channel();
-    let server = start(args, tell_ended).map_err(Failure::usage)?;
-    output::say(&greeting(&server, limit));
-    show_status(&server, &ended);
-    server.wait().map_err(Failure::runtime)?;
+    match args.api {
+        Api::Server => serve(reactor::start(args, tell_ended), limit, &ended),
+        Api::Watcher => serve(proactor::start(args, &tell_ended), limit, &ended),
+    }
+}
+
+fn serve(started: kolk::Result<impl Serving>, limit: Limit, ended: &Receiver<()>) -> Outcome {
+    let serving = started.map_err(Failure::usage)?;
+    output::say(&greeting(&serving, limit));
+    show_status(&serving, ended);
+    serving.wait().map_err(Failure::runtime)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn start(args: &Args, tell_ended: Sender<()>) -> kolk::Result<RunningServer> {
-    let mut builder = Server::builder().driver(args.driver.into()).pin(args.pin).stop_on_signals(true);
-    for address in &args.listen {
-        builder = builder.listen(address);
-    }
-    if let Some(loops) = args.loops {
-        builder = builder.event_loops(usize::from(loops));
-    }
-    builder.start(move |_loop| Echo { ended: tell_ended.clone() })
-}
-
 /// Shows the traffic until a loop ends; returns at once where there is no terminal.
-fn show_status(server: &RunningServer, ended: &Receiver<()>) {
-    let mut status = StatusLine::new(server.stats());
+fn show_status(serving: &impl Serving, ended: &Receiver<()>) {
+    let mut status = StatusLine::new(serving.traffic());
     while status.is_visible() && ended.recv_timeout(status::PERIOD) == Err(RecvTimeoutError::Timeout) {
-        status.update(server.stats());
+        status.update(serving.traffic());
     }
     status.clear();
 }
 
 /// Where it listens, on what, within which limits, and what to do next.
-fn greeting(server: &RunningServer, limit: Limit) -> String {
-    let addresses = server.addresses();
+fn greeting(serving: &impl Serving, limit: Limit) -> String {
+    let addresses = serving.addresses();
     let mut lines = vec!["kolk serves echo".to_owned()];
     lines.extend(addresses.iter().map(|address| format!("  listening  {address}")));
-    lines.push(format!("  driver     {}", server.driver_reason()));
+    lines.push(format!("  driver     {}", serving.driver_reason()));
     lines.push(format!("  limits     {}", limits(limit)));
     if let Some(address) = addresses.first() {
         let pid = process::id();

@@ -3,27 +3,37 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kolk::server::Stats;
 
 use crate::units::grouped;
 
 /// Time between two redraws.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 
+/// What a server has done since it was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Traffic {
+    /// Connections that are open.
+    pub(super) connections: u64,
+    /// Receives that brought bytes.
+    pub(super) messages: u64,
+    pub(super) bytes_received: u64,
+    pub(super) bytes_sent: u64,
+}
+
 /// The line and what it showed last. Invisible unless standard error is a terminal.
 #[derive(Debug)]
 pub(super) struct StatusLine {
     bar: ProgressBar,
-    shown: Stats,
+    shown: Traffic,
     shown_at: Instant,
 }
 
 impl StatusLine {
-    pub(super) fn new(stats: Stats) -> Self {
+    pub(super) fn new(traffic: Traffic) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        Self { bar, shown: stats, shown_at: Instant::now() }
+        Self { bar, shown: traffic, shown_at: Instant::now() }
     }
 
     /// Whether anybody sees it.
@@ -32,11 +42,11 @@ impl StatusLine {
     }
 
     /// Shows the traffic since the last update.
-    pub(super) fn update(&mut self, stats: Stats) {
+    pub(super) fn update(&mut self, traffic: Traffic) {
         let seconds = self.shown_at.elapsed().as_secs_f64();
-        self.bar.set_message(describe(self.shown, stats, seconds));
+        self.bar.set_message(describe(self.shown, traffic, seconds));
         self.bar.tick();
-        self.shown = stats;
+        self.shown = traffic;
         self.shown_at = Instant::now();
     }
 
@@ -46,7 +56,7 @@ impl StatusLine {
     }
 }
 
-fn describe(before: Stats, now: Stats, seconds: f64) -> String {
+fn describe(before: Traffic, now: Traffic, seconds: f64) -> String {
     let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / seconds.max(1e-3);
     format!(
         "{} connections   {} messages/s   {:.1} MB/s in   {:.1} MB/s out",
@@ -63,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_line_shows_rates_since_the_last_one() {
-        let mut before = Stats::default();
+        let mut before = Traffic::default();
         (before.messages, before.bytes_received) = (1000, 1_000_000);
         let mut now = before;
         (now.connections, now.messages) = (8192, 251_000);
