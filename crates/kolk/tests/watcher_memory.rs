@@ -70,6 +70,7 @@ macro_rules! on_each_driver {
 
 on_each_driver!(
     an_idle_connection_with_a_pooled_read_is_small,
+    an_idle_connection_that_has_talked_is_as_small,
     a_pooled_read_and_the_write_of_its_lease_cost_no_allocation,
     a_read_and_the_write_of_its_buffer_cost_no_allocation,
     exact_reads_and_lines_cost_no_allocation,
@@ -112,6 +113,44 @@ fn an_idle_connection_with_a_pooled_read_is_small(driver: DriverKind) {
     live.push(LIVE_BYTES.get());
     let each = (live[1] - live[0]) / (many - few) as isize;
     println!("{driver}: {each} bytes a connection ({} at {few}, {} at {many})", live[0], live[1]);
+    assert!(each <= 320, "{driver}: {each} bytes a connection");
+}
+
+/// As above, each after an echo: what a message needed is not kept for the next one.
+fn an_idle_connection_that_has_talked_is_as_small(driver: DriverKind) {
+    let _one = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
+    let (few, many) = (1000, (raise_descriptor_limit().saturating_sub(200) / 2).min(5000));
+    if many < 2 * few {
+        println!("SKIPPED: this process may have no {} descriptors", 4 * few + 200);
+        return;
+    }
+    let mut peers = Vec::with_capacity(many);
+    let mut watcher = watcher(driver);
+    let mut completions = Completions::default();
+    let mut live = Vec::with_capacity(2);
+    for n in 0..many {
+        if n == few {
+            live.push(LIVE_BYTES.get());
+        }
+        let (near, mut far) = UnixStream::pair().expect("a descriptor is free");
+        let conn = watcher.adopt(near).expect("a slot is free");
+        watcher.read_pooled(conn, n as u64).expect("an open stream");
+        far.write_all(b"hello").expect("an open stream");
+        for _ in 0..2 {
+            watcher.wait(&mut completions, Some(PATIENCE)).expect("the watcher goes on");
+            let done = completions.pop().expect("one of two");
+            assert_eq!(done.result.expect("nothing fails"), 5, "{driver}");
+            if done.operation == Operation::ReadPooled {
+                watcher.write(conn, 0, done.buffer).expect("an open stream");
+            }
+        }
+        watcher.read_pooled(conn, n as u64).expect("an open stream");
+        watcher.wait(&mut completions, Some(Duration::ZERO)).expect("the watcher goes on");
+        peers.push(far);
+    }
+    live.push(LIVE_BYTES.get());
+    let each = (live[1] - live[0]) / (many - few) as isize;
+    println!("{driver}: {each} bytes a connection that has talked");
     assert!(each <= 320, "{driver}: {each} bytes a connection");
 }
 

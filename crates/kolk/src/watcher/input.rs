@@ -104,7 +104,7 @@ impl<C> Watcher<C> {
             Ok(received) => {
                 self.stats.bytes_received += received as u64;
                 if is_full || matches!(head.task, Task::Read(_)) {
-                    self.finish_input_counted(key, Ok(count), Detail::None, count as u64);
+                    self.finish_input(key, Ok(count), Detail::None);
                 }
             }
             Err(error) => self.on_receive_failed(key, error),
@@ -233,13 +233,6 @@ impl<C> Watcher<C> {
         let id = self.conn_id(key);
         let Some(mut pending) = self.take_input(key) else { return };
         let count = pending.task.count();
-        let buffer = buffer_of(&mut pending.task);
-        self.finish(id, pending, result, count, buffer, detail);
-    }
-
-    fn finish_input_counted(&mut self, key: Key, result: Result<usize>, detail: Detail, count: u64) {
-        let id = self.conn_id(key);
-        let Some(mut pending) = self.take_input(key) else { return };
         let buffer = buffer_of(&mut pending.task);
         self.finish(id, pending, result, count, buffer, detail);
     }

@@ -88,7 +88,7 @@ impl<C> Task<C> {
     /// Bytes that were moved so far.
     pub(super) fn count(&self) -> u64 {
         match self {
-            Self::ReadExact(fill) => fill.count() as u64,
+            Self::Read(fill) | Self::ReadExact(fill) => fill.count() as u64,
             Self::ReadUntil(search) => search.bytes.len() as u64,
             Self::Write(send) => send.sent,
             _ => 0,

@@ -320,7 +320,8 @@ impl<C> Request<C> {
 
     /// The completion of a request that never began.
     pub(super) fn refused(self, error: Error) -> Option<Completion<C>> {
-        let (operation, conn) = (self.operation()?, self.conn?);
+        let (operation, name) = (self.operation()?, self.conn?);
+        let conn = if let Verb::Relay(ends) = &self.verb { ends.from } else { name };
         let buffer = match self.verb {
             Verb::Read(buffer) | Verb::ReadExact(buffer) => Buffer::Owned(buffer),
             Verb::Write(buffer) | Verb::SendTo(buffer, _) => buffer,
@@ -328,7 +329,7 @@ impl<C> Request<C> {
         };
         Some(Completion {
             operation,
-            id: OperationId { conn, number: self.number },
+            id: OperationId { conn: name, number: self.number },
             conn,
             context: self.context?,
             result: Err(error),

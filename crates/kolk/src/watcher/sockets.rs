@@ -12,9 +12,9 @@ use kolk_engine::token::{ConnId, Key};
 use super::Watcher;
 use super::adopt::{Detached, IntoSocket, Kind, identify, identify_all};
 use super::buffer::Buffer;
-use super::completion::{Completion, Detail, Operation, OperationId};
+use super::completion::{Completion, Detail, OperationId};
 use super::conn::{Conn, Due};
-use super::pending::{Owner, Pending, Stop, Task};
+use super::pending::{Owner, Stop, Task};
 use super::request::{Again, Request, Watched};
 use super::submit::Begin;
 use crate::error::{Error, Result};
@@ -267,16 +267,11 @@ impl<C> Watcher<C> {
         }
         while let Some(pending) = conn.output.pop(&mut self.pending) {
             if let Task::Close = pending.task {
-                self.finish_closed(id, pending);
+                self.finish(id, pending, Ok(0), 0, Buffer::Empty, Detail::None);
             } else {
                 self.finish_stopped(id, pending);
             }
         }
-    }
-
-    fn finish_closed(&mut self, id: ConnId, pending: Pending<C>) {
-        debug_assert_eq!(pending.task.operation(), Operation::Closed);
-        self.finish(id, pending, Ok(0), 0, Buffer::Empty, Detail::None);
     }
 
     /// Gives a socket back, as the type that it is, with bytes that were received and not read. Its name is

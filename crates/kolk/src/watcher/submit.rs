@@ -158,12 +158,9 @@ impl<C> Watcher<C> {
         if request.needs_name() {
             // Nothing was inserted under it.
             self.names.release(id);
-            request.conn.get_or_insert(id);
         }
-        self.ready.extend(request.refused(error).map(|mut done| {
-            done.id.conn = id;
-            done
-        }));
+        request.conn = Some(id);
+        self.ready.extend(request.refused(error));
     }
 
     pub(super) fn queue_input(&mut self, begin: Begin, context: Option<C>, task: Task<C>) {
