@@ -62,7 +62,7 @@ pub struct Completion {
 /// everything that can happen, and moving it costs more than what it says here.
 #[derive(Debug)]
 pub enum Frequent {
-    /// [`Outcome::Received`] with bytes, and the operation goes on.
+    /// [`Outcome::Received`] with bytes.
     Received(Key, Lease),
     /// [`Outcome::Sent`] without error.
     Sent(Key, Box<OutQueue>),

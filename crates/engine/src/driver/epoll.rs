@@ -143,13 +143,13 @@ impl Row {
             || writable && !matches!(self.send, Send::None)
     }
 
-    /// Whether what can run is a receive from a stream that goes on, and nothing else.
+    /// Whether what can run is a receive from a stream, and nothing else.
     #[inline]
     fn only_receives(&self) -> bool {
         self.ready.readable
             && matches!(
                 (&self.receive, &self.send, &self.auxiliary),
-                (Receive::Stream { once: false }, Send::None, Auxiliary::None)
+                (Receive::Stream { .. }, Send::None, Auxiliary::None)
             )
     }
 

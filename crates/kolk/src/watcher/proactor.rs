@@ -137,10 +137,14 @@ impl<C> Watcher<C> {
         self.flush_output();
         let deadline = if self.ready.is_empty() { deadline } else { Some(self.event_loop.now()) };
         self.event_loop.turn(deadline).map_err(cannot_go_on)?;
-        while self.ready.len() < room
-            && let Some(event) = self.event_loop.next_event()
-        {
-            self.dispatch(event);
+        while self.ready.len() < room {
+            if let Some((conn, bytes)) = self.event_loop.next_received() {
+                self.on_received(conn, Ok(bytes));
+            } else if let Some(event) = self.event_loop.next_event() {
+                self.dispatch(event);
+            } else {
+                break;
+            }
         }
         Ok(())
     }

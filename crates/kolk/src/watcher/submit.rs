@@ -8,6 +8,7 @@ use kolk_engine::op::OutDatagram;
 use kolk_engine::token::{ConnId, Key};
 
 use super::Watcher;
+use super::buffer::Buffer;
 use super::completion::{Detail, OperationId};
 use super::conn::{Conn, Due};
 use super::pending::{Fill, Lane, Outgoing, Owner, Pending, Search, Stop, Task};
@@ -34,6 +35,50 @@ impl<C> Watcher<C> {
         let id = OperationId { conn, number: request.number };
         self.take_up(conn, request);
         Ok(id)
+    }
+
+    // The verbs that a message needs, without a request in between: it has room for every verb, and moving it
+    // costs more than what these say.
+
+    pub(super) fn begin_read(&mut self, conn: ConnId, context: C, buffer: BytesMut) -> Result<()> {
+        if buffer.len() < buffer.capacity()
+            && let Some(begin) = self.begin_on_stream(conn)
+        {
+            let fill = self.shelves.fills.take(Fill::new(buffer));
+            self.queue_input(begin, Some(context), Task::Read(fill));
+            return Ok(());
+        }
+        self.submit(Request::read(conn, context, buffer)).map(drop)
+    }
+
+    pub(super) fn begin_read_pooled(&mut self, conn: ConnId, context: C) -> Result<()> {
+        if let Some(begin) = self.begin_on_stream(conn) {
+            self.queue_input(begin, Some(context), Task::ReadPooled);
+            return Ok(());
+        }
+        self.submit(Request::read_pooled(conn, context)).map(drop)
+    }
+
+    pub(super) fn begin_write(&mut self, conn: ConnId, context: C, buffer: Buffer) -> Result<()> {
+        if buffer.check_not_empty().is_ok()
+            && let Some(begin) = self.begin_on_stream(conn)
+        {
+            let send = self.shelves.outgoing.take(Outgoing { buffer: buffer.sendable(), sent: 0 });
+            self.queue_output(begin, Some(context), Task::Write(send));
+            return Ok(());
+        }
+        self.submit(Request::write(conn, context, buffer)).map(drop)
+    }
+
+    /// The begin of an operation on an ordinary stream; otherwise [`submit`](Self::submit) says what is wrong.
+    #[inline]
+    fn begin_on_stream(&mut self, id: ConnId) -> Option<Begin> {
+        let conn = self.open_conn(id)?;
+        if !conn.kind.is_stream() || conn.watched.is_some() {
+            return None;
+        }
+        self.last_number += 1;
+        Some(Begin { id, number: self.last_number, deadline: None })
     }
 
     /// A request of another thread. What is wrong with it, its completion says.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::BytesMut;
 use kolk_engine::driver::Waker;
 use kolk_engine::mailbox::{SendError, Sender};
 use kolk_engine::op::Interest;
@@ -11,6 +12,7 @@ use kolk_engine::slab::SlotNumbers;
 use kolk_engine::token::ConnId;
 
 use super::adopt::{IntoSocket, identify, identify_all};
+use super::buffer::Buffer;
 use super::completion::OperationId;
 use super::request::{Request, Watched};
 use crate::error::{Error, Result};
@@ -136,6 +138,18 @@ impl<C> Submitter<C> {
             own_name.into_iter().for_each(|name| self.names.release(name));
         }
         sent.map(|()| id)
+    }
+
+    pub(super) fn begin_read(&self, conn: ConnId, context: C, buffer: BytesMut) -> Result<()> {
+        self.submit(Request::read(conn, context, buffer)).map(drop)
+    }
+
+    pub(super) fn begin_read_pooled(&self, conn: ConnId, context: C) -> Result<()> {
+        self.submit(Request::read_pooled(conn, context)).map(drop)
+    }
+
+    pub(super) fn begin_write(&self, conn: ConnId, context: C, buffer: Buffer) -> Result<()> {
+        self.submit(Request::write(conn, context, buffer)).map(drop)
     }
 
     /// Submits many operations with one wake-up, and leaves the empty vector to the caller for the next time.

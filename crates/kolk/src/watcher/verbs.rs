@@ -24,7 +24,7 @@ macro_rules! verbs {
             ///
             /// As [`submit`](Self::submit).
             pub fn read($($receiver)+, conn: ConnId, context: C, buffer: BytesMut) -> Result<()> {
-                $self.submit(Request::read(conn, context, buffer)).map(drop)
+                $self.begin_read(conn, context, buffer)
             }
 
             /// One receive into the loop's own memory; no buffer is bound while it waits.
@@ -33,7 +33,7 @@ macro_rules! verbs {
             ///
             /// As [`submit`](Self::submit).
             pub fn read_pooled($($receiver)+, conn: ConnId, context: C) -> Result<()> {
-                $self.submit(Request::read_pooled(conn, context)).map(drop)
+                $self.begin_read_pooled(conn, context)
             }
 
             /// Receives until the spare capacity of `buffer` is full.
@@ -67,7 +67,7 @@ macro_rules! verbs {
             ///
             /// As [`submit`](Self::submit).
             pub fn write($($receiver)+, conn: ConnId, context: C, buffer: impl Into<Buffer>) -> Result<()> {
-                $self.submit(Request::write(conn, context, buffer)).map(drop)
+                $self.begin_write(conn, context, buffer.into())
             }
 
             /// Sends all of several buffers as one operation.

@@ -55,8 +55,11 @@ impl Uring {
         let key = token.key();
         let count = u32::try_from(entry.result()).ok().filter(|&count| count > 0)?;
         match token.kind() {
-            TokenKind::Receive if cqueue::more(entry.flags()) => {
+            TokenKind::Receive => {
                 let index = cqueue::buffer_select(entry.flags())?;
+                if !cqueue::more(entry.flags()) {
+                    self.end_single_receive(key, entry.flags())?;
+                }
                 Some(Frequent::Received(key, self.memory.receive_buffers.lend(index, count as usize)))
             }
             TokenKind::Send => {
@@ -74,6 +77,18 @@ impl Uring {
             }
             _ => None,
         }
+    }
+
+    /// The bytes that were asked for once are there; `None` if it was not so.
+    #[inline]
+    fn end_single_receive(&mut self, key: Key, flags: u32) -> Option<()> {
+        let row = self.row(key);
+        let Receive::Stream { once: true, .. } = row.receive else { return None };
+        row.receive = Receive::None;
+        row.drained = !cqueue::sock_nonempty(flags);
+        self.in_kernel -= 1;
+        self.operation_ended(key);
+        Some(())
     }
 
     /// What a completion of the kernel comes to: nothing, an outcome, or several, of which all but the first
