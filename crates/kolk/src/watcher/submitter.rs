@@ -187,7 +187,8 @@ impl<C> Submitter<C> {
         self.order(Request::free_quietly(conn))
     }
 
-    /// Ends our direction of a stream after the writes that are queued; the other stays usable.
+    /// Ends our direction of a stream after the writes that are queued, as
+    /// [`Watcher::shutdown_write`](super::Watcher::shutdown_write).
     ///
     /// # Errors
     ///

@@ -170,7 +170,8 @@ verbs!(Watcher, self, (&mut self));
 verbs!(Submitter, self, (&self));
 
 impl<C> Watcher<C> {
-    /// Ends our direction of a stream after the writes that are queued; the other stays usable.
+    /// Ends our direction of a stream after the writes that are queued; the other stays usable. Where a write was
+    /// cut in the middle it has no effect: the peer is not to take half a message for the whole.
     ///
     /// # Errors
     ///

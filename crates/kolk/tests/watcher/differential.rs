@@ -224,14 +224,15 @@ fn text(context: u32, len: usize) -> Vec<u8> {
     (0..len).map(|place| b'a' + ((place + context as usize * 7) % 26) as u8).collect()
 }
 
-struct Dice(u64);
+/// A die of as many sides as one likes, the same throws for the same seed.
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -8,6 +8,7 @@ mod ending;
 mod reading;
 mod relaying;
 mod sockets;
+mod storms;
 mod support;
 mod threads;
 mod timing;
