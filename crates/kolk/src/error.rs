@@ -31,7 +31,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// assert!(error.is_invalid_input());
 /// println!("{error}"); // cannot listen on "tpc://localhost:80": the scheme "tpc" is unknown: use ...
 /// ```
-pub struct Error {
+pub struct Error(Box<Inner>);
+
+/// Boxed: a result that is nearly always good is small to move.
+struct Inner {
     /// Empty where the source says it all.
     message: Cow<'static, str>,
     kind: io::ErrorKind,
@@ -48,6 +51,10 @@ enum Cause {
 }
 
 impl Error {
+    fn new(inner: Inner) -> Self {
+        Self(Box::new(inner))
+    }
+
     /// The program or its user asked for something that cannot be.
     pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::of_kind(io::ErrorKind::InvalidInput, message.into())
@@ -61,7 +68,12 @@ impl Error {
         } else {
             format!("{tried}: {reason} ({advice})")
         };
-        Self { message: message.into(), kind: source.kind(), cause: Cause::AsKind, source: Some(source) }
+        Self::new(Inner {
+            message: message.into(),
+            kind: source.kind(),
+            cause: Cause::AsKind,
+            source: Some(source),
+        })
     }
 
     /// Our own fault, or a handler's: not what anybody asked for.
@@ -69,20 +81,25 @@ impl Error {
         Self::of_kind(io::ErrorKind::Other, message.into().into())
     }
 
-    /// A sentence for an error that no system call reported; a static one allocates nothing.
+    /// A sentence for an error that no system call reported.
     pub(crate) fn of_kind(kind: io::ErrorKind, message: Cow<'static, str>) -> Self {
-        Self { message, kind, cause: Cause::AsKind, source: None }
+        Self::new(Inner { message, kind, cause: Cause::AsKind, source: None })
     }
 
     /// What the system said of an operation, as it is.
     pub(crate) fn of_operation(source: io::Error) -> Self {
-        Self { message: Cow::Borrowed(""), kind: source.kind(), cause: Cause::AsKind, source: Some(source) }
+        Self::new(Inner {
+            message: Cow::Borrowed(""),
+            kind: source.kind(),
+            cause: Cause::AsKind,
+            source: Some(source),
+        })
     }
 
     /// The operation was ended by `cancel`, or by the end of its connection.
     pub(crate) fn cancelled() -> Self {
         let message = Cow::Borrowed("the operation was cancelled");
-        Self { message, kind: io::ErrorKind::Other, cause: Cause::Cancelled, source: None }
+        Self::new(Inner { message, kind: io::ErrorKind::Other, cause: Cause::Cancelled, source: None })
     }
 
     /// The operation's deadline has passed.
@@ -99,74 +116,79 @@ impl Error {
     /// The watcher that a submitter belongs to was dropped.
     pub(crate) fn watcher_closed() -> Self {
         let message = Cow::Borrowed("the watcher is gone: it was dropped");
-        Self { message, kind: io::ErrorKind::NotConnected, cause: Cause::WatcherClosed, source: None }
+        Self::new(Inner {
+            message,
+            kind: io::ErrorKind::NotConnected,
+            cause: Cause::WatcherClosed,
+            source: None,
+        })
     }
 
     /// Whether the arguments cannot be used: a malformed address, a size out of range.
     pub fn is_invalid_input(&self) -> bool {
-        self.kind == io::ErrorKind::InvalidInput
+        self.0.kind == io::ErrorKind::InvalidInput
     }
 
     /// Whether somebody else has the address.
     pub fn is_address_in_use(&self) -> bool {
-        self.kind == io::ErrorKind::AddrInUse
+        self.0.kind == io::ErrorKind::AddrInUse
     }
 
     /// Whether the address does not belong to this machine.
     pub fn is_address_not_available(&self) -> bool {
-        self.kind == io::ErrorKind::AddrNotAvailable
+        self.0.kind == io::ErrorKind::AddrNotAvailable
     }
 
     /// Whether rights are missing, also when a sandbox forbids a kernel interface.
     pub fn is_permission_denied(&self) -> bool {
-        self.kind == io::ErrorKind::PermissionDenied
+        self.0.kind == io::ErrorKind::PermissionDenied
     }
 
     /// Whether the deadline passed before the operation was done.
     pub fn is_timed_out(&self) -> bool {
-        self.kind == io::ErrorKind::TimedOut
+        self.0.kind == io::ErrorKind::TimedOut
     }
 
     /// Whether the operation was ended by a `cancel`, or because its connection was freed.
     pub fn is_cancelled(&self) -> bool {
-        self.cause == Cause::Cancelled
+        self.0.cause == Cause::Cancelled
     }
 
     /// Whether the connection is gone, was never there, or has no peer. See also
     /// [`is_watcher_closed`](Self::is_watcher_closed).
     pub fn is_not_connected(&self) -> bool {
-        self.kind == io::ErrorKind::NotConnected && self.cause == Cause::AsKind
+        self.0.kind == io::ErrorKind::NotConnected && self.0.cause == Cause::AsKind
     }
 
     /// Whether the peer's end of stream came before all that was asked for.
     pub fn is_unexpected_eof(&self) -> bool {
-        self.kind == io::ErrorKind::UnexpectedEof
+        self.0.kind == io::ErrorKind::UnexpectedEof
     }
 
     /// Whether nobody accepts connections at the address.
     pub fn is_connection_refused(&self) -> bool {
-        self.kind == io::ErrorKind::ConnectionRefused
+        self.0.kind == io::ErrorKind::ConnectionRefused
     }
 
     /// Whether the peer reset the connection, or nothing can be written to it any more.
     pub fn is_connection_lost(&self) -> bool {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-        matches!(self.kind, BrokenPipe | ConnectionAborted | ConnectionReset)
+        matches!(self.0.kind, BrokenPipe | ConnectionAborted | ConnectionReset)
     }
 
     /// Whether something is still under way that has to end first, or a queue is full: try again later.
     pub fn is_busy(&self) -> bool {
-        self.kind == io::ErrorKind::ResourceBusy
+        self.0.kind == io::ErrorKind::ResourceBusy
     }
 
     /// Whether the [`Watcher`](crate::watcher::Watcher) that was asked is gone.
     pub fn is_watcher_closed(&self) -> bool {
-        self.cause == Cause::WatcherClosed
+        self.0.cause == Cause::WatcherClosed
     }
 
     /// The kind of the standard library that fits best.
     pub fn kind(&self) -> io::ErrorKind {
-        self.kind
+        self.0.kind
     }
 }
 
@@ -183,9 +205,9 @@ fn reason(error: &io::Error) -> String {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            Some(source) if self.message.is_empty() => source.fmt(f),
-            _ => f.write_str(&self.message),
+        match &self.0.source {
+            Some(source) if self.0.message.is_empty() => source.fmt(f),
+            _ => f.write_str(&self.0.message),
         }
     }
 }
@@ -199,14 +221,14 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_ref().map(|source| source as _)
+        self.0.source.as_ref().map(|source| source as _)
     }
 }
 
 /// For programs whose own functions return [`io::Error`].
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        Self::new(error.kind, error)
+        Self::new(error.0.kind, error)
     }
 }
 
