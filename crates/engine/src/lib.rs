@@ -24,7 +24,6 @@ pub mod clock;
 pub mod driver;
 #[cfg(not(loom))]
 mod event_loop;
-#[cfg(not(loom))]
 pub mod limits;
 #[cfg(all(feature = "tracing", not(loom)))]
 mod log;
@@ -48,4 +47,4 @@ pub mod token;
 pub mod wake;
 
 #[cfg(not(loom))]
-pub use event_loop::{Close, Config, Event, EventLoop, LoopStats};
+pub use event_loop::{Close, Config, Event, EventLoop, LoopStats, Progress};

@@ -99,6 +99,15 @@ pub enum Event<M> {
     Closed(ConnId),
 }
 
+/// The two events that every message brings; see [`EventLoop::next_progress`].
+#[derive(Debug)]
+pub enum Progress {
+    /// [`Event::Received`] with bytes.
+    Received(ConnId, Lease),
+    /// [`Event::Sent`] without error.
+    Sent(ConnId, u64),
+}
+
 /// How [`EventLoop::close`] treats what is still under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
@@ -151,6 +160,8 @@ pub struct EventLoop<M> {
     completions: VecDeque<Completion>,
     /// What became known outside a dispatch.
     events: VecDeque<Event<M>>,
+    /// Sends that ended well, to be reported with their bytes; before all other events.
+    sent: VecDeque<(ConnId, u64)>,
     /// Slots with something in `out`, in the order in which they got it. Each at most once.
     dirty: Vec<Key>,
     #[expect(clippy::vec_box, reason = "the boxes move into send operations as they are")]
@@ -217,6 +228,7 @@ impl<M> EventLoop<M> {
             timers: TimerWheel::new(now),
             completions: VecDeque::new(),
             events: VecDeque::new(),
+            sent: VecDeque::new(),
             dirty: Vec::new(),
             spare_queues: Vec::new(),
             loop_number: config.loop_number,
@@ -247,16 +259,21 @@ impl<M> EventLoop<M> {
         result
     }
 
-    /// The bytes that arrived next, if nothing else happened before them: what [`Event::Received`] would say,
-    /// on a path of its own, because it is what happens most. `None` says nothing: ask
-    /// [`next_event`](Self::next_event) then.
+    /// What happens most, on a path of its own: the next event if it is one of [`Progress`]. `None` does not say
+    /// that there is no other: ask [`next_event`](Self::next_event) then.
     #[inline(always)]
-    pub fn next_received(&mut self) -> Option<(ConnId, Lease)> {
+    pub fn next_progress(&mut self) -> Option<Progress> {
+        if let Some((conn, count)) = self.sent.pop_front() {
+            return Some(Progress::Sent(conn, count));
+        }
         while self.events.is_empty() && self.completions.is_empty() && self.budget.completions > 0 {
             match self.driver.next_frequent()? {
                 Frequent::Sent(key, queue) => {
                     self.budget.completions -= 1;
                     self.on_sent(key, queue, Ok(()));
+                    if let Some((conn, count)) = self.sent.pop_front() {
+                        return Some(Progress::Sent(conn, count));
+                    }
                 }
                 Frequent::Received(key, bytes) => {
                     self.budget.completions -= 1;
@@ -264,7 +281,7 @@ impl<M> EventLoop<M> {
                     match self.slots.get_mut(key) {
                         Some(slot) if slot.phase == Phase::Open => {
                             slot.receives_left = less_one(slot.receives_left);
-                            return Some((conn, bytes));
+                            return Some(Progress::Received(conn, bytes));
                         }
                         _ => self.discard(conn, bytes),
                     }
@@ -288,6 +305,9 @@ impl<M> EventLoop<M> {
     #[inline(always)]
     pub fn next_event(&mut self) -> Option<Event<M>> {
         loop {
+            if let Some((conn, count)) = self.sent.pop_front() {
+                return Some(Event::Sent(conn, count, Ok(())));
+            }
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
@@ -324,7 +344,7 @@ impl<M> EventLoop<M> {
 
     /// How long the driver may wait. Announces the sleep to the mailbox if it may wait at all.
     fn wait_until(&mut self, deadline: Option<Timestamp>) -> Option<Timestamp> {
-        if !self.completions.is_empty() || !self.events.is_empty() {
+        if !self.completions.is_empty() || !self.events.is_empty() || !self.sent.is_empty() {
             return Some(self.now);
         }
         let deadline = earlier(deadline, self.timers.next_deadline());

@@ -152,7 +152,11 @@ impl<M> EventLoop<M> {
             slot.dirty = true;
             self.dirty.push(key);
         }
-        self.events.push_back(Event::Sent(ConnId::new(self.loop_number, key), sent, result));
+        let conn = ConnId::new(self.loop_number, key);
+        match result {
+            Ok(()) => self.sent.push_back((conn, sent)),
+            Err(error) => self.events.push_back(Event::Sent(conn, sent, Err(error))),
+        }
         self.after_output(key);
     }
 

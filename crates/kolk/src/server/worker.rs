@@ -10,7 +10,7 @@ use kolk_engine::buffer::{Lease, LinkedBuffer};
 use kolk_engine::driver::Socket;
 use kolk_engine::slab::Table;
 use kolk_engine::token::ConnId;
-use kolk_engine::{Close, Event, EventLoop};
+use kolk_engine::{Close, Event, EventLoop, Progress};
 
 use super::builder::Settings;
 use super::handler::{Action, CloseReason, Handler};
@@ -79,12 +79,14 @@ impl<H: Handler> Worker<H> {
         while !self.stopping || self.event_loop.stats().sockets > 0 {
             self.event_loop.turn(None)?;
             loop {
-                if let Some((conn, bytes)) = self.event_loop.next_received() {
-                    self.on_data(conn, bytes);
-                } else if let Some(event) = self.event_loop.next_event() {
-                    self.dispatch(event);
-                } else {
-                    break;
+                match self.event_loop.next_progress() {
+                    Some(Progress::Received(conn, bytes)) => self.on_data(conn, bytes),
+                    // Nobody asked for reports of sends.
+                    Some(Progress::Sent(..)) => {}
+                    None => match self.event_loop.next_event() {
+                        Some(event) => self.dispatch(event),
+                        None => break,
+                    },
                 }
             }
             self.published.publish(&self.stats);

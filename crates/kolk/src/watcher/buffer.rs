@@ -46,10 +46,11 @@ pub enum Buffer {
 
 impl Buffer {
     /// Number of bytes, those of a file or of several parts included.
+    #[inline]
     pub fn byte_count(&self) -> u64 {
         match self {
             Self::File(range) => range.len,
-            Self::Vectored(parts) => parts.iter().map(Self::byte_count).sum(),
+            Self::Vectored(parts) => total(parts),
             _ => self.len() as u64,
         }
     }
@@ -232,6 +233,11 @@ impl From<&'static str> for Buffer {
     fn from(text: &'static str) -> Self {
         Self::Static(text.as_bytes())
     }
+}
+
+/// Number of bytes of all parts.
+fn total(parts: &[Buffer]) -> u64 {
+    parts.iter().map(Buffer::byte_count).sum()
 }
 
 #[cfg(test)]

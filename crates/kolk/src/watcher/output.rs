@@ -122,7 +122,9 @@ impl<C> Watcher<C> {
             Err(error) if is_cancelled(&error) => self.on_send_cancelled(key, left),
             Err(error) => self.on_send_failed(key, left, error),
         }
-        self.mark_dirty(key);
+        if self.conns.get(key).is_some_and(|conn| !conn.output.is_empty() || conn.flags.shuts_down) {
+            self.mark_dirty(key);
+        }
     }
 
     /// Completes the writes that `count` bytes cover, at most `with_engine` of them (all, if `whole`). What is

@@ -11,7 +11,7 @@ use kolk_engine::driver::DriverKind;
 use kolk_engine::slab::Table;
 use kolk_engine::timer::TimerId;
 use kolk_engine::token::{ConnId, Key};
-use kolk_engine::{Config, Event, EventLoop};
+use kolk_engine::{Config, Event, EventLoop, Progress};
 
 use super::buffer::Buffer;
 use super::builder::Builder;
@@ -138,12 +138,13 @@ impl<C> Watcher<C> {
         let deadline = if self.ready.is_empty() { deadline } else { Some(self.event_loop.now()) };
         self.event_loop.turn(deadline).map_err(cannot_go_on)?;
         while self.ready.len() < room {
-            if let Some((conn, bytes)) = self.event_loop.next_received() {
-                self.on_received(conn, Ok(bytes));
-            } else if let Some(event) = self.event_loop.next_event() {
-                self.dispatch(event);
-            } else {
-                break;
+            match self.event_loop.next_progress() {
+                Some(Progress::Received(conn, bytes)) => self.on_received(conn, Ok(bytes)),
+                Some(Progress::Sent(conn, count)) => self.on_sent(conn, count, Ok(())),
+                None => match self.event_loop.next_event() {
+                    Some(event) => self.dispatch(event),
+                    None => break,
+                },
             }
         }
         Ok(())
