@@ -41,6 +41,14 @@ impl Answer {
         }
     }
 
+    /// Why an operation that goes on by itself has ended; `None`: it is to be started again.
+    fn end(self, ending: bool) -> Option<io::Error> {
+        match self.into_result() {
+            Err(error) if !self.is_passing() => Some(error),
+            _ => ending.then(cancelled),
+        }
+    }
+
     /// The operation did not run to its end for a reason that is over: start it again.
     fn is_passing(self) -> bool {
         matches!(self.error(), Some(libc::EAGAIN | libc::EINTR))
@@ -288,9 +296,14 @@ impl Uring {
         if answer.more {
             return accepted;
         }
-        self.auxiliary_stopped(key, answer, ending, accepted, Self::arm_accept, |error| {
-            Outcome::Accepted(Err(error))
-        })
+        self.in_kernel -= 1;
+        match answer.end(ending) {
+            Some(error) => self.auxiliary_ended(key, accepted, Outcome::Accepted(Err(error))),
+            None => {
+                self.arm_accept(key);
+                accepted
+            }
+        }
     }
 
     fn complete_connect(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
@@ -311,36 +324,23 @@ impl Uring {
         if answer.more {
             return ready;
         }
-        let arm = |driver: &mut Self, key| driver.arm_watch(key, interest);
-        self.auxiliary_stopped(key, answer, ending, ready, arm, |error| Outcome::Ready(Err(error)))
+        self.in_kernel -= 1;
+        match answer.end(ending) {
+            Some(error) => self.auxiliary_ended(key, ready, Outcome::Ready(Err(error))),
+            None => {
+                self.arm_watch(key, interest);
+                ready
+            }
+        }
     }
 
-    /// The kernel has stopped an accept or a watch, with or after `last`: it begins again, unless it failed or
-    /// was told to end.
-    fn auxiliary_stopped(
-        &mut self,
-        key: Key,
-        answer: Answer,
-        ending: bool,
-        last: Option<Outcome>,
-        arm: impl Fn(&mut Self, Key),
-        failure: impl Fn(io::Error) -> Outcome,
-    ) -> Option<Outcome> {
-        self.in_kernel -= 1;
-        let error = match answer.into_result() {
-            Err(error) if !answer.is_passing() => error,
-            _ if ending => cancelled(),
-            _ => {
-                arm(self, key);
-                return last;
-            }
-        };
+    /// An accept or a watch has ended, with or after `last`.
+    fn auxiliary_ended(&mut self, key: Key, last: Option<Outcome>, end: Outcome) -> Option<Outcome> {
         self.row(key).auxiliary = Auxiliary::None;
-        let failed = failure(error);
         let first = match last {
-            None => failed,
+            None => end,
             Some(last) => {
-                self.done.push_back(Completion { key, outcome: failed });
+                self.done.push_back(Completion { key, outcome: end });
                 last
             }
         };
@@ -354,15 +354,11 @@ impl Uring {
         let Receive::Datagrams { left, flight } = self.row(key).receive else {
             unreachable!("{key:?}: a datagram poll completed that was not in flight")
         };
-        let error = match answer.into_result() {
-            Err(error) if !answer.is_passing() => error,
-            _ if flight == Flight::Ending => cancelled(),
-            _ => {
-                self.row(key).receive = Receive::Datagrams { left, flight: Flight::InLine };
-                self.stand_in_line(key);
-                self.line_share += 1;
-                return None;
-            }
+        let Some(error) = answer.end(flight == Flight::Ending) else {
+            self.row(key).receive = Receive::Datagrams { left, flight: Flight::InLine };
+            self.stand_in_line(key);
+            self.line_share += 1;
+            return None;
         };
         self.row(key).receive = Receive::None;
         self.operation_ended(key);
