@@ -216,6 +216,6 @@ impl Drop for Pooled {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: the value owns the hold and ends here.
-        unsafe { Memory::drop_hold(self.memory, self.block) };
+        unsafe { Memory::drop_holds(self.memory, self.block, 1) };
     }
 }

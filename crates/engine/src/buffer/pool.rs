@@ -72,9 +72,23 @@ unsafe impl Send for Pool {}
 /// part writes nothing that other threads look at.
 #[derive(Debug)]
 pub struct Parts {
+    /// Alive: the stock holds it while the pool is gone.
+    memory: NonNull<Memory>,
     block: Block,
-    /// Holds that no lease has yet.
+    /// Holds that no lease has yet, and which go with this value.
     stock: u32,
+}
+
+// SAFETY: as for the pool.
+unsafe impl Send for Parts {}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if self.stock > 0 {
+            // SAFETY: the value owns these holds and ends here.
+            unsafe { Memory::drop_holds(self.memory, self.block, self.stock) };
+        }
+    }
 }
 
 impl Parts {
@@ -152,7 +166,7 @@ impl Pool {
     pub fn acquire_parts(&mut self) -> Option<Parts> {
         let block = self.acquire()?;
         self.holds(block).store(1 + Parts::STOCK, Ordering::Relaxed);
-        Some(Parts { block, stock: Parts::STOCK })
+        Some(Parts { memory: self.memory, block, stock: Parts::STOCK })
     }
 
     /// Lends `len` filled bytes at `start` of the block.
@@ -177,8 +191,8 @@ impl Pool {
 
     /// Gives the block back once its parts are.
     pub fn release_parts(&mut self, parts: Parts) {
-        self.holds(parts.block).fetch_sub(parts.stock, Ordering::AcqRel);
         self.lent.push(parts.block);
+        drop(parts);
     }
 
     /// Whether only the pool holds `block`.
@@ -245,7 +259,7 @@ impl Drop for Pool {
         for index in 0..self.memory().holds.len() {
             // SAFETY: the pool's own hold on each block, given up once. Before the last of them the memory
             // is alive, since that one still counts.
-            unsafe { Memory::drop_hold(self.memory, Block(index as u16)) };
+            unsafe { Memory::drop_holds(self.memory, Block(index as u16), 1) };
         }
     }
 }
@@ -309,17 +323,17 @@ impl Memory {
         debug_assert!(before > 0, "a block without a hold cannot be lent");
     }
 
-    /// Gives up one hold; the last of all frees the memory.
+    /// Gives up holds; the last of all frees the memory.
     ///
     /// # Safety
     ///
-    /// The caller owns a hold on the block, and uses it no more.
+    /// The caller owns so many holds on the block, at least one, and uses them no more.
     #[inline]
-    pub(super) unsafe fn drop_hold(this: NonNull<Self>, block: Block) {
-        // SAFETY: the caller's hold keeps the memory alive until the count has gone down.
+    pub(super) unsafe fn drop_holds(this: NonNull<Self>, block: Block, count: u32) {
+        // SAFETY: the caller's holds keep the memory alive until the count has gone down.
         let holds = unsafe { &this.as_ref().holds[block.index()] };
         // Release: what this thread did with the bytes happened before their next use.
-        if holds.fetch_sub(1, Ordering::Release) == 1 {
+        if holds.fetch_sub(count, Ordering::Release) == count {
             // SAFETY: it was the block's last hold, and blocks are never held again.
             unsafe { Self::drop_block(this) };
         }
