@@ -137,6 +137,8 @@ macro_rules! verbs {
             /// Accepts connections until the listener is freed, one completion each. `TCP_NODELAY` is set on
             /// them, unless the builder says otherwise.
             ///
+            /// After a cancel, connections that still arrive are closed: free the listener to refuse them.
+            ///
             /// # Errors
             ///
             /// As [`submit`](Self::submit).

@@ -135,9 +135,9 @@ fn p24_a_relay_is_as_slow_as_its_slower_side(driver: DriverKind) {
     let receiver = std::thread::spawn(move || {
         let (mut right, mut buffer, mut read) = (right, vec![0; 10_000], 0_u64);
         loop {
-            let due = Duration::from_micros(read);
-            if due > begin.elapsed() && begin.elapsed() < lasting {
-                std::thread::sleep(due - begin.elapsed());
+            let (due, now) = (Duration::from_micros(read), begin.elapsed());
+            if now < lasting {
+                std::thread::sleep(due.saturating_sub(now));
             }
             match right.read(&mut buffer).unwrap() {
                 0 => break,
