@@ -520,7 +520,8 @@ fn loops_that_wait_without_deadline_answer_each_other_before_a_time_out() {
             assert!(turn < TURNS_MAX, "the echo never ended");
             let station = &mut stations[turn % 2];
             // Would fire first, were anything left out.
-            let timer = station.event_loop.set_timer(station.event_loop.now() + Duration::from_secs(5), 0);
+            let later = station.event_loop.now() + Duration::from_secs(5);
+            let timer = station.event_loop.set_timer(later, 0);
             station.event_loop.turn(None).expect("the simulated kernel loses nothing");
             while let Some(event) = station.next_event() {
                 match event {
@@ -1051,7 +1052,8 @@ fn a_loop_dropped_with_everything_in_flight_drops_each_thing_once() {
             match dice.below(20) {
                 0 => station.close(conn, [Close::Flush, Close::Discard, Close::Reset][dice.below(3)]),
                 1 => {
-                    station.event_loop.set_timer(station.event_loop.now() + STEP, 0);
+                    let next = station.event_loop.now() + STEP;
+                    station.event_loop.set_timer(next, 0);
                 }
                 _ => {
                     // Refused by what is closing and by what failed.

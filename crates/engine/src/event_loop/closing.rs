@@ -3,14 +3,14 @@
 //! What is queued is sent, our direction ends, and the loop reads on until the peer's end of stream: closing
 //! with unread input would turn the FIN into a reset, which may destroy our last bytes on their way.
 
-use super::EventLoop;
+use super::core::Core;
 use super::slot::{Phase, TimerTask};
 use crate::driver::Socket;
 use crate::limits;
 use crate::op::{Direction, Op};
 use crate::token::Key;
 
-impl<M> EventLoop<M> {
+impl Core {
     pub(super) fn begin_flush(&mut self, key: Key) {
         let deadline = self.now + limits::CLOSE_TIMEOUT;
         let timer = self.timers.insert(deadline, TimerTask::CloseTimeout(key));
@@ -75,7 +75,7 @@ impl<M> EventLoop<M> {
             return;
         }
         slot.phase = Phase::Closing;
-        slot.out = None;
+        slot.discard_output();
         if let Some(timer) = slot.timer.take() {
             self.timers.cancel(timer);
         }

@@ -3,8 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use super::Event;
+use super::core::Core;
 use super::slot::{Phase, TimerTask};
-use super::{Event, EventLoop};
 use crate::buffer::Lease;
 use crate::driver::Socket;
 use crate::limits;
@@ -13,10 +14,10 @@ use crate::op::{Op, Outcome, is_cancelled, less_one};
 use crate::socket;
 use crate::token::{ConnId, Key};
 
-impl<M> EventLoop<M> {
+impl Core {
     /// Takes note of a completion; what concerns the front end becomes an event.
     #[inline(always)]
-    pub(super) fn absorb(&mut self, key: Key, outcome: Outcome) -> Option<Event<M>> {
+    pub(super) fn absorb<M>(&mut self, key: Key, outcome: Outcome) -> Option<Event<M>> {
         let conn = ConnId::new(self.loop_number, key);
         match outcome {
             Outcome::Received(result) => self.on_received(conn, result),
@@ -30,7 +31,7 @@ impl<M> EventLoop<M> {
 
     /// The outcomes that no message waits for.
     #[inline(never)]
-    pub(super) fn absorb_rare(&mut self, conn: ConnId, outcome: Outcome) -> Option<Event<M>> {
+    pub(super) fn absorb_rare<M>(&mut self, conn: ConnId, outcome: Outcome) -> Option<Event<M>> {
         let key = conn.key();
         match outcome {
             Outcome::Received(_) | Outcome::Sent(..) => unreachable!("absorbed by the caller"),
@@ -71,7 +72,7 @@ impl<M> EventLoop<M> {
         }
     }
 
-    pub(super) fn on_received(&mut self, conn: ConnId, result: io::Result<Lease>) -> Option<Event<M>> {
+    pub(super) fn on_received<M>(&mut self, conn: ConnId, result: io::Result<Lease>) -> Option<Event<M>> {
         let slot = self.slots.get_mut(conn.key())?;
         let count = match &result {
             Ok(lease) => lease.len(),
@@ -94,7 +95,11 @@ impl<M> EventLoop<M> {
         None
     }
 
-    pub(super) fn on_accepted(&mut self, listener: ConnId, result: io::Result<Socket>) -> Option<Event<M>> {
+    pub(super) fn on_accepted<M>(
+        &mut self,
+        listener: ConnId,
+        result: io::Result<Socket>,
+    ) -> Option<Event<M>> {
         let slot = self.slots.get_mut(listener.key())?;
         match result {
             Ok(socket) => {
@@ -117,7 +122,7 @@ impl<M> EventLoop<M> {
         }
     }
 
-    pub(super) fn on_connected(&mut self, conn: ConnId, result: io::Result<()>) -> Option<Event<M>> {
+    pub(super) fn on_connected<M>(&mut self, conn: ConnId, result: io::Result<()>) -> Option<Event<M>> {
         let key = conn.key();
         let slot = self.slots.get_mut(key)?;
         slot.connecting = false;
@@ -129,7 +134,7 @@ impl<M> EventLoop<M> {
             slot.output_ended = true;
             slot.receives_left = 0;
             slot.waiting_receive = None;
-            slot.out = None;
+            slot.discard_output();
             if slot.phase != Phase::Open {
                 self.finish_close(key);
                 return None;

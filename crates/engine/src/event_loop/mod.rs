@@ -13,31 +13,28 @@
 
 mod closing;
 mod completions;
+mod core;
 mod sending;
 mod slot;
+mod sockets;
 
-use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use bytes::BytesMut;
 
-use crate::buffer::{Lease, OutQueue};
+use crate::buffer::Lease;
 use crate::clock::Timestamp;
-use crate::driver::{Driver, DriverChoice, DriverConfig, DriverKind, DriverStats, Opened, Socket, Waker};
+use crate::driver::{DriverChoice, DriverConfig, DriverStats, Socket, Waker};
 use crate::limits;
-use crate::log;
 use crate::mailbox::{Mailbox, Sender};
-use crate::op::{
-    self, Completion, Direction, Frequent, InDatagram, Interest, Op, OutDatagram, Submitted, less_one,
-};
-use crate::slab::{SlotNumbers, Table};
-use crate::socket::Address;
-use crate::timer::{TimerId, TimerWheel};
-use crate::token::{ConnId, Key};
+use crate::op::{InDatagram, Interest, OutDatagram};
+use crate::timer::TimerId;
+use crate::token::ConnId;
 
-use slot::{Phase, Role, Slot, TimerTask};
+pub use self::core::Core;
 
 /// How to make an [`EventLoop`].
 #[derive(Clone, Debug)]
@@ -120,10 +117,28 @@ pub enum Close {
     Reset,
 }
 
+/// Counters of an event loop since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoopStats {
+    /// Turns.
+    pub turns: u64,
+    /// Sockets that are attached.
+    pub sockets: usize,
+    /// Timers that are set.
+    pub timers: usize,
+    /// Messages that arrived in the mailbox.
+    pub messages: u64,
+    /// System calls made to wake the loop for them.
+    pub wake_ups: u64,
+    /// Counters of the driver.
+    pub driver: DriverStats,
+}
+
 /// One thread's event loop. The thread that calls [`turn`](Self::turn) first is the loop's thread; all
 /// methods belong to it. Other threads reach the loop through [`sender`](Self::sender).
 ///
-/// `M` is what they send.
+/// `M` is what they send. All else is the [`Core`], to which this type dereferences: whoever only reads, writes
+/// and sets timers need not know what is sent.
 ///
 /// # Examples
 ///
@@ -150,63 +165,8 @@ pub enum Close {
 /// ```
 #[derive(Debug)]
 pub struct EventLoop<M> {
-    driver: Driver,
-    driver_reason: String,
-    slots: Table<Slot>,
-    numbers: Arc<SlotNumbers>,
+    core: Core,
     mailbox: Mailbox<M, Waker>,
-    timers: TimerWheel<TimerTask>,
-    /// What ended as soon as it was submitted, and was not dispatched yet.
-    completions: VecDeque<Completion>,
-    /// What became known outside a dispatch.
-    events: VecDeque<Event<M>>,
-    /// Sends that ended well, to be reported with their bytes; before all other events.
-    sent: VecDeque<(ConnId, u64)>,
-    /// Slots with something in `out`, in the order in which they got it. Each at most once.
-    dirty: Vec<Key>,
-    #[expect(clippy::vec_box, reason = "the boxes move into send operations as they are")]
-    spare_queues: Vec<Box<OutQueue>>,
-    loop_number: u16,
-    now: Timestamp,
-    /// Completions and timers that this turn may still dispatch.
-    budget: Budget,
-    turns: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Budget {
-    completions: usize,
-    timers: usize,
-}
-
-impl Budget {
-    /// An operation may complete at once while a handler runs, and its handler may start the next: twice
-    /// the kernel's share leaves room for that and still ends the turn.
-    const TURN: Self =
-        Self { completions: 2 * limits::COMPLETIONS_PER_TURN, timers: limits::TIMERS_PER_TURN };
-
-    fn take(count: &mut usize) -> bool {
-        let left = *count > 0;
-        *count -= usize::from(left);
-        left
-    }
-}
-
-/// Counters of an event loop since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LoopStats {
-    /// Turns.
-    pub turns: u64,
-    /// Sockets that are attached.
-    pub sockets: usize,
-    /// Timers that are set.
-    pub timers: usize,
-    /// Messages that arrived in the mailbox.
-    pub messages: u64,
-    /// System calls made to wake the loop for them.
-    pub wake_ups: u64,
-    /// Counters of the driver.
-    pub driver: DriverStats,
 }
 
 impl<M> EventLoop<M> {
@@ -214,31 +174,12 @@ impl<M> EventLoop<M> {
     ///
     /// # Errors
     ///
-    /// What [`Driver::open`] says.
+    /// What [`Driver::open`](crate::driver::Driver::open) says.
     pub fn new(config: &Config) -> io::Result<Self> {
-        let Opened { driver, reason } = Driver::open(&config.driver, &config.driver_config)?;
-        log::driver_chosen(config.loop_number, &reason);
-        let now = driver.now();
-        Ok(Self {
-            mailbox: Mailbox::new(driver.waker(), config.mailbox_capacity),
-            driver,
-            driver_reason: reason,
-            slots: Table::new(),
-            numbers: Arc::new(SlotNumbers::new(config.slots)),
-            timers: TimerWheel::new(now),
-            completions: VecDeque::new(),
-            events: VecDeque::new(),
-            sent: VecDeque::new(),
-            dirty: Vec::new(),
-            spare_queues: Vec::new(),
-            loop_number: config.loop_number,
-            now,
-            budget: Budget::TURN,
-            turns: 0,
-        })
+        let core = Core::new(config)?;
+        let mailbox = Mailbox::new(core.driver.waker(), config.mailbox_capacity);
+        Ok(Self { core, mailbox })
     }
-
-    // ---- the turn -------------------------------------------------------------------------------
 
     /// Flushes what was written, makes the one system call that submits and waits, and collects what
     /// became ready. Waits at most until `deadline` (`None`: until something happens), and not at all
@@ -248,54 +189,17 @@ impl<M> EventLoop<M> {
     ///
     /// Only what makes going on impossible: the driver lost a completion or its descriptor.
     pub fn turn(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
-        self.flush_dirty();
-        let deadline = self.wait_until(deadline);
-        let result = self.driver.turn(deadline);
+        self.core.flush_dirty();
+        let now = self.core.now();
+        let mut deadline = self.core.wait_until(deadline);
+        // Announces the sleep to senders, if there is to be any.
+        if deadline.is_none_or(|deadline| deadline > now) && !self.mailbox.prepare_sleep() {
+            deadline = Some(now);
+        }
+        let result = self.core.turn(deadline);
         self.mailbox.awake();
         self.mailbox.begin_turn(limits::MESSAGES_PER_TURN);
-        self.now = self.driver.now();
-        self.budget = Budget::TURN;
-        self.turns += 1;
         result
-    }
-
-    /// What happens most, on a path of its own: the next event if it is one of [`Progress`]. `None` does not say
-    /// that there is no other: ask [`next_event`](Self::next_event) then.
-    #[inline(always)]
-    pub fn next_progress(&mut self) -> Option<Progress> {
-        if let Some((conn, count)) = self.sent.pop_front() {
-            return Some(Progress::Sent(conn, count));
-        }
-        while self.events.is_empty() && self.completions.is_empty() && self.budget.completions > 0 {
-            match self.driver.next_frequent()? {
-                Frequent::Sent(key, queue) => {
-                    self.budget.completions -= 1;
-                    self.on_sent(key, queue, Ok(()));
-                    if let Some((conn, count)) = self.sent.pop_front() {
-                        return Some(Progress::Sent(conn, count));
-                    }
-                }
-                Frequent::Received(key, bytes) => {
-                    self.budget.completions -= 1;
-                    let conn = ConnId::new(self.loop_number, key);
-                    match self.slots.get_mut(key) {
-                        Some(slot) if slot.phase == Phase::Open => {
-                            slot.receives_left = less_one(slot.receives_left);
-                            return Some(Progress::Received(conn, bytes));
-                        }
-                        _ => self.discard(conn, bytes),
-                    }
-                }
-            }
-        }
-        None
-    }
-
-    /// Bytes for nobody: the connection is closing.
-    #[cold]
-    fn discard(&mut self, conn: ConnId, bytes: Lease) {
-        let event = self.on_received(conn, Ok(bytes));
-        debug_assert!(event.is_none());
     }
 
     /// The next thing that happened, or `None` when this turn has brought all it may.
@@ -304,73 +208,13 @@ impl<M> EventLoop<M> {
     /// the next [`turn`](Self::turn).
     #[inline(always)]
     pub fn next_event(&mut self) -> Option<Event<M>> {
-        loop {
-            if let Some((conn, count)) = self.sent.pop_front() {
-                return Some(Event::Sent(conn, count, Ok(())));
-            }
-            if let Some(event) = self.events.pop_front() {
-                return Some(event);
-            }
-            if Budget::take(&mut self.budget.completions)
-                && let Some(Completion { key, outcome }) = self.next_completion()
-            {
-                match self.absorb(key, outcome) {
-                    Some(event) => return Some(event),
-                    None => continue,
-                }
-            }
-            if let Some(message) = self.mailbox.next_message() {
-                return Some(Event::Message(message));
-            }
-            if Budget::take(&mut self.budget.timers)
-                && let Some((id, task)) = self.timers.pop_expired(self.now)
-            {
-                match self.fire(id, task) {
-                    Some(event) => return Some(event),
-                    None => continue,
-                }
-            }
-            return self.events.pop_front();
+        if let Some(event) = self.core.next_completed() {
+            return Some(event);
         }
-    }
-
-    #[inline(always)]
-    fn next_completion(&mut self) -> Option<Completion> {
-        if !self.completions.is_empty() {
-            return self.completions.pop_front();
+        if let Some(message) = self.mailbox.next_message() {
+            return Some(Event::Message(message));
         }
-        self.driver.next_completion()
-    }
-
-    /// How long the driver may wait. Announces the sleep to the mailbox if it may wait at all.
-    fn wait_until(&mut self, deadline: Option<Timestamp>) -> Option<Timestamp> {
-        if !self.completions.is_empty() || !self.events.is_empty() || !self.sent.is_empty() {
-            return Some(self.now);
-        }
-        let deadline = earlier(deadline, self.timers.next_deadline());
-        let polls = deadline.is_some_and(|deadline| deadline <= self.now);
-        if polls || !self.mailbox.prepare_sleep() { Some(self.now) } else { deadline }
-    }
-
-    /// The time of this turn; the clock is read once a turn.
-    #[inline]
-    pub fn now(&self) -> Timestamp {
-        self.now
-    }
-
-    /// Number of this loop among the program's loops.
-    pub fn loop_number(&self) -> u16 {
-        self.loop_number
-    }
-
-    /// Which kernel interface the loop stands on.
-    pub fn driver_kind(&self) -> DriverKind {
-        self.driver.kind()
-    }
-
-    /// Why it is that one, in a sentence for a log.
-    pub fn driver_reason(&self) -> &str {
-        &self.driver_reason
+        self.core.next_expired()
     }
 
     /// How other threads send to this loop.
@@ -381,315 +225,43 @@ impl<M> EventLoop<M> {
     /// Counters since the loop was made.
     pub fn stats(&self) -> LoopStats {
         let mailbox = self.mailbox.stats();
-        LoopStats {
-            turns: self.turns,
-            sockets: self.slots.len(),
-            timers: self.timers.len(),
-            messages: mailbox.sent,
-            wake_ups: mailbox.wake_ups,
-            driver: self.driver.stats(),
-        }
-    }
-
-    // ---- sockets --------------------------------------------------------------------------------
-
-    /// The slot numbers of this loop, from which any thread may reserve one for a socket to come.
-    pub fn slot_numbers(&self) -> &Arc<SlotNumbers> {
-        &self.numbers
-    }
-
-    /// Takes over a socket under a fresh name.
-    ///
-    /// # Errors
-    ///
-    /// `OutOfMemory` when all slots are taken; what [`Driver::attach`] says. The socket is closed then.
-    pub fn attach(&mut self, socket: Socket) -> io::Result<ConnId> {
-        let key = self.reserve()?;
-        self.attach_reserved(key, socket)
-    }
-
-    /// Takes over a socket under a name that was reserved for it.
-    ///
-    /// # Errors
-    ///
-    /// What [`Driver::attach`] says. The socket is closed and the name given back then.
-    pub fn attach_reserved(&mut self, key: Key, socket: Socket) -> io::Result<ConnId> {
-        match self.driver.attach(key, socket) {
-            Ok(()) => {
-                self.slots.insert(key, Slot::default());
-                Ok(ConnId::new(self.loop_number, key))
-            }
-            Err(error) => {
-                self.numbers.release(key);
-                Err(error)
-            }
-        }
-    }
-
-    /// Gives a socket back that has nothing in flight and nothing to send; its name is stale then.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale name, `ResourceBusy` while an operation is in flight or output waits.
-    pub fn detach(&mut self, conn: ConnId) -> io::Result<Socket> {
-        let slot = self.open_slot(conn)?;
-        // What the driver has completed and nobody has seen yet is in flight as well.
-        if slot.is_receiving() || slot.connecting || slot.has_output() {
-            return Err(io::ErrorKind::ResourceBusy.into());
-        }
-        let key = conn.key();
-        let socket = self.driver.detach(key).ok_or(io::ErrorKind::ResourceBusy)?;
-        self.forget(key);
-        Ok(socket)
-    }
-
-    /// The socket behind a name, to ask it for addresses or to set options; `None` if the name is stale.
-    pub fn socket(&self, conn: ConnId) -> Option<&Socket> {
-        self.driver.socket(conn.key())
-    }
-
-    /// Accepts connections on a listener until it is closed. A lack of resources pauses it, longer each
-    /// time, and it goes on by itself.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale name, `ResourceBusy` if it accepts already.
-    pub fn accept(&mut self, listener: ConnId) -> io::Result<()> {
-        self.take_role(listener, Role::Listener)?;
-        self.start(listener.key(), Op::Accept);
-        Ok(())
-    }
-
-    /// Makes a stream socket and connects it; [`Event::Connected`] tells what came of it. Writes and
-    /// a receive may be asked for at once: they wait for the connection.
-    ///
-    /// # Errors
-    ///
-    /// What socket(2) says; `OutOfMemory` when all slots are taken; `InvalidInput` for an address that
-    /// cannot be connected to.
-    pub fn connect(&mut self, address: &Address) -> io::Result<ConnId> {
-        let key = self.reserve()?;
-        self.connect_reserved(key, address)
-    }
-
-    /// [`connect`](Self::connect) under a name that was reserved for it.
-    ///
-    /// # Errors
-    ///
-    /// As [`connect`](Self::connect). The name is given back then.
-    pub fn connect_reserved(&mut self, key: Key, address: &Address) -> io::Result<ConnId> {
-        let socket = self.driver.open_stream(address).inspect_err(|_| {
-            self.numbers.release(key);
-        })?;
-        let conn = self.attach_reserved(key, socket)?;
-        let slot = self.open_slot(conn)?;
-        slot.connecting = true;
-        self.start(conn.key(), Op::Connect(address.clone()));
-        Ok(conn)
-    }
-
-    /// Receives into the loop's buffers until the stream ends; many [`Event::Received`].
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale name or a stream whose input has ended; `ResourceBusy` while
-    /// another receive is in flight.
-    pub fn receive(&mut self, conn: ConnId) -> io::Result<()> {
-        self.start_receive(conn, Op::Receive, u32::MAX)
-    }
-
-    /// Receives once into the loop's buffers; one [`Event::Received`].
-    ///
-    /// # Errors
-    ///
-    /// As [`receive`](Self::receive).
-    pub fn receive_once(&mut self, conn: ConnId) -> io::Result<()> {
-        self.start_receive(conn, Op::ReceiveOnce, 1)
-    }
-
-    /// Receives once into the spare capacity of `buffer`; one [`Event::ReceivedInto`].
-    ///
-    /// # Errors
-    ///
-    /// As [`receive`](Self::receive); `InvalidInput` for a buffer without spare capacity.
-    pub fn receive_into(&mut self, conn: ConnId, buffer: BytesMut) -> io::Result<()> {
-        if buffer.capacity() == buffer.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the buffer has no spare capacity"));
-        }
-        self.start_receive(conn, Op::ReceiveInto(buffer), 1)
-    }
-
-    /// Receives `count` datagrams, or as many as come until it is cancelled (`u32::MAX`); an
-    /// [`Event::Datagram`] for each.
-    ///
-    /// # Errors
-    ///
-    /// As [`receive`](Self::receive); `InvalidInput` for a count of zero.
-    pub fn receive_from(&mut self, conn: ConnId, count: u32) -> io::Result<()> {
-        if count == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a receive of no datagram"));
-        }
-        self.open_slot(conn)?.role = Role::Datagram;
-        self.start_receive(conn, Op::ReceiveFrom(count), count)
-    }
-
-    /// Ends the receive in flight; its last event carries the error for which
-    /// [`is_cancelled`](crate::op::is_cancelled) is true.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale name.
-    pub fn cancel_receive(&mut self, conn: ConnId) -> io::Result<()> {
-        let slot = self.open_slot(conn)?;
-        match slot.waiting_receive.take() {
-            None => self.driver.cancel(conn.key(), Direction::Receive),
-            Some(receive) => {
-                slot.receives_left = 0;
-                self.events.push_back(match *receive {
-                    Op::ReceiveInto(buffer) => Event::ReceivedInto(conn, buffer, Err(op::cancelled())),
-                    _ => Event::Received(conn, Err(op::cancelled())),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends one datagram; one [`Event::SentTo`].
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale name, `ResourceBusy` while another send is in flight.
-    pub fn send_to(&mut self, conn: ConnId, datagram: Box<OutDatagram>) -> io::Result<()> {
-        let slot = self.open_slot(conn)?;
-        slot.role = Role::Datagram;
-        if std::mem::replace(&mut slot.sending, true) {
-            return Err(io::ErrorKind::ResourceBusy.into());
-        }
-        self.start(conn.key(), Op::SendTo(datagram));
-        Ok(())
-    }
-
-    /// Reports each time a descriptor becomes ready, until it is closed; many [`Event::Ready`]. Ready
-    /// means that it became so, not that it still is: use it until it would block.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` for a stale name, `ResourceBusy` if it is watched already.
-    pub fn watch(&mut self, conn: ConnId, interest: Interest) -> io::Result<()> {
-        self.take_role(conn, Role::Watched)?;
-        self.start(conn.key(), Op::Watch(interest));
-        Ok(())
-    }
-
-    /// Ends a socket; [`Event::Closed`] is its last event. A stale name, and a second close that asks
-    /// for no more than the first, have no effect.
-    pub fn close(&mut self, conn: ConnId, how: Close) {
-        let Some(slot) = self.slots.get_mut(conn.key()) else { return };
-        match (slot.phase, how) {
-            (Phase::Closing, _) | (Phase::Flushing | Phase::Draining | Phase::Settling, Close::Flush) => {}
-            (Phase::Open, Close::Flush) if slot.needs_flush() => self.begin_flush(conn.key()),
-            (_, Close::Reset) => {
-                if let Some(socket) = self.driver.socket(conn.key()) {
-                    // The option fails only where a reset has no meaning; the close follows anyway.
-                    let _ = socket.set_reset_on_close();
-                }
-                self.finish_close(conn.key());
-            }
-            _ => self.finish_close(conn.key()),
-        }
-    }
-
-    // ---- timers ---------------------------------------------------------------------------------
-
-    /// Sets a timer: [`Event::Timer`] brings `payload` back once `deadline` has passed, at most one
-    /// tick of the wheel (0.13 ms) and the length of a turn later, never earlier.
-    pub fn set_timer(&mut self, deadline: Timestamp, payload: u64) -> TimerId {
-        self.timers.insert(deadline, TimerTask::Program(payload))
-    }
-
-    /// Moves a timer; `false` if it fired or was cancelled before.
-    pub fn move_timer(&mut self, timer: TimerId, deadline: Timestamp) -> bool {
-        self.timers.reschedule(timer, deadline)
-    }
-
-    /// Cancels a timer; `false` if it fired or was cancelled before.
-    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
-        self.timers.cancel(timer).is_some()
-    }
-
-    fn fire(&mut self, id: TimerId, task: TimerTask) -> Option<Event<M>> {
-        match task {
-            TimerTask::Program(payload) => return Some(Event::Timer(id, payload)),
-            TimerTask::CloseTimeout(key) => self.finish_close(key),
-            TimerTask::CheckUnsent(key) => self.check_unsent(key),
-            TimerTask::AcceptAgain(key) => {
-                let slot = self.slots.get_mut(key)?;
-                slot.timer = None;
-                if slot.phase == Phase::Open {
-                    self.start(key, Op::Accept);
-                }
-            }
-        }
-        None
-    }
-
-    // ---- helpers --------------------------------------------------------------------------------
-
-    fn reserve(&mut self) -> io::Result<Key> {
-        let limit = self.numbers.limit();
-        self.numbers.reserve().ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::OutOfMemory,
-                format!("all {limit} slots of the event loop are taken"),
-            )
-        })
-    }
-
-    fn open_slot(&mut self, conn: ConnId) -> io::Result<&mut Slot> {
-        match self.slots.get_mut(conn.key()) {
-            Some(slot) if slot.phase == Phase::Open => Ok(slot),
-            _ => Err(io::ErrorKind::NotConnected.into()),
-        }
-    }
-
-    /// Makes a socket a listener or a watched one, which it then is until it is closed.
-    fn take_role(&mut self, conn: ConnId, role: Role) -> io::Result<()> {
-        let slot = self.open_slot(conn)?;
-        if std::mem::replace(&mut slot.role, role) == role {
-            return Err(io::ErrorKind::ResourceBusy.into());
-        }
-        Ok(())
-    }
-
-    /// `times`: how often the operation may bring something.
-    fn start_receive(&mut self, conn: ConnId, op: Op, times: u32) -> io::Result<()> {
-        let slot = self.open_slot(conn)?;
-        if slot.input_ended {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        if slot.is_receiving() {
-            return Err(io::ErrorKind::ResourceBusy.into());
-        }
-        slot.receives_left = times;
-        if slot.connecting {
-            slot.waiting_receive = Some(Box::new(op));
-        } else {
-            self.start(conn.key(), op);
-        }
-        Ok(())
-    }
-
-    /// Submits an operation; one that ends at once is dispatched like any other.
-    fn start(&mut self, key: Key, op: Op) {
-        if let Submitted::Done(outcome) = self.driver.submit(key, op) {
-            self.completions.push_back(Completion { key, outcome });
-        }
+        LoopStats { messages: mailbox.sent, wake_ups: mailbox.wake_ups, ..self.core.stats() }
     }
 }
 
-fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
+impl<M> Deref for EventLoop<M> {
+    type Target = Core;
+
+    #[inline(always)]
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl<M> DerefMut for EventLoop<M> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+}
+
+/// An event of the core, which has no messages, among those of a loop that has.
+impl Event<Infallible> {
+    fn of<M>(self) -> Event<M> {
+        match self {
+            Self::Message(never) => match never {},
+            Self::Timer(timer, payload) => Event::Timer(timer, payload),
+            Self::Accepted(conn, socket) => Event::Accepted(conn, socket),
+            Self::AcceptFailed(conn, error, pause) => Event::AcceptFailed(conn, error, pause),
+            Self::Connected(conn, result) => Event::Connected(conn, result),
+            Self::Received(conn, result) => Event::Received(conn, result),
+            Self::ReceivedInto(conn, buffer, result) => Event::ReceivedInto(conn, buffer, result),
+            Self::Datagram(conn, result) => Event::Datagram(conn, result),
+            Self::SendFailed(conn, error) => Event::SendFailed(conn, error),
+            Self::Sent(conn, count, result) => Event::Sent(conn, count, result),
+            Self::SentTo(conn, datagram, result) => Event::SentTo(conn, datagram, result),
+            Self::Ready(conn, result) => Event::Ready(conn, result),
+            Self::Closed(conn) => Event::Closed(conn),
+        }
     }
 }

@@ -8,26 +8,30 @@
 
 use std::io;
 
+use super::Event;
+use super::core::Core;
 use super::slot::Phase;
-use super::{Event, EventLoop};
 use crate::buffer::{Chunk, OutQueue};
 use crate::limits;
 use crate::op::{Direction, is_cancelled};
 use crate::token::{ConnId, Key};
 
-impl<M> EventLoop<M> {
+impl Core {
     /// Queues a chunk: a small one by copy, a longer one by reference. All chunks of one turn leave in
-    /// one send.
+    /// one send. Answers how many bytes are queued, as [`queued`](Self::queued) does.
     ///
     /// # Errors
     ///
     /// `NotConnected` for a stale name or a connection that is closing or whose output was ended.
     #[inline]
-    pub fn write(&mut self, conn: ConnId, chunk: Chunk) -> io::Result<()> {
-        if !chunk.is_empty() {
-            self.out_queue(conn)?.push(chunk);
+    pub fn write(&mut self, conn: ConnId, chunk: Chunk) -> io::Result<u64> {
+        let len = chunk.len();
+        if len == 0 {
+            return Ok(self.queued(conn));
         }
-        Ok(())
+        let (queue, queued) = self.out_queue(conn, len)?;
+        queue.push(chunk);
+        Ok(queued)
     }
 
     /// Queues a copy of `bytes`.
@@ -36,21 +40,30 @@ impl<M> EventLoop<M> {
     ///
     /// As [`write`](Self::write).
     #[inline]
-    pub fn write_copy(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<()> {
-        if !bytes.is_empty() {
-            self.out_queue(conn)?.push_copy(bytes);
+    pub fn write_copy(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<u64> {
+        if bytes.is_empty() {
+            return Ok(self.queued(conn));
         }
-        Ok(())
+        let (queue, queued) = self.out_queue(conn, bytes.len() as u64)?;
+        queue.push_copy(bytes);
+        Ok(queued)
     }
 
-    /// From here on each send of the connection that ends brings an [`Event::Sent`], and none an
-    /// [`Event::SendFailed`].
+    /// Bytes that were written and have not left, as far as it is known: those of a send in flight count until
+    /// it ends. 0 for a stale name.
+    #[inline]
+    pub fn queued(&self, conn: ConnId) -> u64 {
+        self.slots.get(conn.key()).map_or(0, |slot| slot.queued)
+    }
+
+    /// Whether each send of the connection that ends, also the one in flight, brings an [`Event::Sent`], and
+    /// none an [`Event::SendFailed`].
     ///
     /// # Errors
     ///
     /// `NotConnected` for a stale name.
-    pub fn report_sends(&mut self, conn: ConnId) -> io::Result<()> {
-        self.open_slot(conn)?.reports_sends = true;
+    pub fn report_sends(&mut self, conn: ConnId, report: bool) -> io::Result<()> {
+        self.open_slot(conn)?.reports_sends = report;
         Ok(())
     }
 
@@ -79,9 +92,10 @@ impl<M> EventLoop<M> {
         Ok(())
     }
 
-    /// The queue that the next send of this connection takes, made dirty.
+    /// The queue that the next send of this connection takes, made dirty, and how much is queued once `len`
+    /// bytes are in it.
     #[inline]
-    fn out_queue(&mut self, conn: ConnId) -> io::Result<&mut OutQueue> {
+    fn out_queue(&mut self, conn: ConnId, len: u64) -> io::Result<(&mut OutQueue, u64)> {
         let key = conn.key();
         let slot = self.slots.get_mut(key).ok_or(io::ErrorKind::NotConnected)?;
         if slot.phase != Phase::Open || slot.output_ended {
@@ -91,8 +105,9 @@ impl<M> EventLoop<M> {
             slot.dirty = true;
             self.dirty.push(key);
         }
+        slot.queued = slot.queued.saturating_add(len);
         let spare_queues = &mut self.spare_queues;
-        Ok(slot.out.get_or_insert_with(|| spare_queues.pop().unwrap_or_default()))
+        Ok((slot.out.get_or_insert_with(|| spare_queues.pop().unwrap_or_default()), slot.queued))
     }
 
     /// Starts one send for each connection that was written to.
@@ -125,6 +140,7 @@ impl<M> EventLoop<M> {
         }
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.sending = false;
+        slot.queued = slot.queued.saturating_sub(sent);
         if slot.reports_sends && slot.phase == Phase::Open {
             return self.report_sent(key, sent, result);
         }
@@ -145,7 +161,7 @@ impl<M> EventLoop<M> {
     fn report_sent(&mut self, key: Key, sent: u64, result: io::Result<()>) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         if let Err(error) = &result {
-            slot.out = None;
+            slot.discard_output();
             slot.output_ended |= !is_cancelled(error);
         }
         if slot.out.is_some() && !slot.dirty {
@@ -162,7 +178,7 @@ impl<M> EventLoop<M> {
 
     pub(super) fn on_send_failed(&mut self, key: Key, error: io::Error) {
         let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.out = None;
+        slot.discard_output();
         slot.output_ended = true;
         match slot.phase {
             Phase::Open => {

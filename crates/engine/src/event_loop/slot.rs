@@ -26,6 +26,8 @@ pub(super) struct Slot {
     pub(super) receives_left: u32,
     /// The receive that waits for the connect in flight.
     pub(super) waiting_receive: Option<Box<Op>>,
+    /// Bytes written of which no send has reported that they left: those of `out`, and all of the send in flight.
+    pub(super) queued: u64,
     /// Bytes written since the last flush; `None` while there is nothing.
     pub(super) out: Option<Box<OutQueue>>,
     /// What the socket is used for.
@@ -87,6 +89,12 @@ impl Slot {
     #[inline]
     pub(super) fn has_output(&self) -> bool {
         self.sending || self.out.is_some()
+    }
+
+    /// What was written and is in no send leaves never.
+    pub(super) fn discard_output(&mut self) {
+        self.out = None;
+        self.queued = 0;
     }
 
     /// Whether a flushing close differs from a plain one.

@@ -115,7 +115,7 @@ fn so_many_datagrams_are_received_as_were_asked_for(world: World) {
 fn sends_are_reported_with_their_bytes(world: World) {
     let mut rig = Rig::new(world);
     let (conn, mut peer) = rig.pair();
-    rig.event_loop.report_sends(conn).expect("an open name");
+    rig.event_loop.report_sends(conn, true).expect("an open name");
     let bytes = pattern(300_000);
     let mut received = Vec::new();
     let mut sent = 0;
@@ -143,7 +143,7 @@ fn sends_are_reported_with_their_bytes(world: World) {
 fn a_cancelled_send_says_how_much_left_and_output_goes_on(world: World) {
     let mut rig = Rig::new(world);
     let (conn, mut peer) = rig.pair();
-    rig.event_loop.report_sends(conn).expect("an open name");
+    rig.event_loop.report_sends(conn, true).expect("an open name");
     let bytes = Bytes::from(pattern(32 << 20));
     rig.event_loop.write(conn, bytes.clone().into()).expect("an open name");
     rig.settle();
@@ -162,7 +162,7 @@ fn a_cancelled_send_says_how_much_left_and_output_goes_on(world: World) {
 fn a_broken_stream_is_reported_as_a_send(world: World) {
     let mut rig = Rig::new(world);
     let (conn, peer) = rig.pair();
-    rig.event_loop.report_sends(conn).expect("an open name");
+    rig.event_loop.report_sends(conn, true).expect("an open name");
     drop(peer);
     rig.until("a send that fails", |rig| {
         let _ = rig.event_loop.write_copy(conn, b"into the void");

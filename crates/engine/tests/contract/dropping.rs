@@ -136,7 +136,8 @@ fn everything_in_flight(world: World, counter: &Counter, turns: usize) -> (Rig, 
         let conn = rig.event_loop.connect(&nobody).expect("an address to connect to");
         rig.event_loop.write(conn, counter.bytes(pattern(100_000)).into()).expect("a fresh name");
     }
-    rig.event_loop.set_timer(rig.event_loop.now() + Duration::from_secs(1000), 0);
+    let never = rig.event_loop.now() + Duration::from_secs(1000);
+    rig.event_loop.set_timer(never, 0);
     for _ in 0..turns {
         rig.turn();
     }

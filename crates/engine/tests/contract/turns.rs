@@ -176,7 +176,8 @@ fn a_deadline_in_the_past_fires_at_once(world: World) {
     rig.settle();
     let begin = Instant::now();
     rig.event_loop.set_timer(Timestamp::ZERO, 1);
-    rig.event_loop.set_timer(rig.event_loop.now(), 2);
+    let now = rig.event_loop.now();
+    rig.event_loop.set_timer(now, 2);
     // No turn waits for ever. The second timer is due when its tick has passed.
     while rig.messages.len() < 2 {
         rig.event_loop.turn(None).expect("the driver goes on");

@@ -118,7 +118,7 @@ impl Buffer {
         sent: u64,
     ) -> std::io::Result<()> {
         let skip = sent.min(self.byte_count()) as usize;
-        match self {
+        let chunk = match self {
             Self::Vectored(parts) => {
                 let mut skip = sent;
                 for part in parts {
@@ -126,24 +126,22 @@ impl Buffer {
                     part.queue(event_loop, conn, skipped)?;
                     skip -= skipped;
                 }
-                Ok(())
+                return Ok(());
             }
             Self::File(range) => {
                 let file = std::sync::Arc::clone(&range.file);
-                let rest = FileRange { file, offset: range.offset + sent, len: range.len - skip as u64 };
-                event_loop.write(conn, Chunk::File(rest))
+                Chunk::File(FileRange { file, offset: range.offset + sent, len: range.len - skip as u64 })
             }
-            Self::Shared(bytes) if bytes.len() - skip > COPY_SIZE => {
-                event_loop.write(conn, Chunk::Shared(bytes.slice(skip..)))
-            }
-            Self::Static(bytes) => event_loop.write(conn, Chunk::Static(&bytes[skip..])),
+            Self::Shared(bytes) if bytes.len() - skip > COPY_SIZE => Chunk::Shared(bytes.slice(skip..)),
+            Self::Static(bytes) => Chunk::Static(&bytes[skip..]),
             Self::Lease(lease) if lease.len() - skip > COPY_SIZE => {
                 let mut rest = lease.clone();
                 rest.advance(skip);
-                event_loop.write(conn, Chunk::Lease(rest))
+                Chunk::Lease(rest)
             }
-            _ => event_loop.write_copy(conn, &self[skip..]),
-        }
+            _ => return event_loop.write_copy(conn, &self[skip..]).map(drop),
+        };
+        event_loop.write(conn, chunk).map(drop)
     }
 
     /// Refuses what has no byte.

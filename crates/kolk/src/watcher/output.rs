@@ -87,7 +87,7 @@ impl<C> Watcher<C> {
         let id = self.conn_id(key);
         let Some(conn) = self.conns.get_mut(key) else { return Ok(0) };
         if !std::mem::replace(&mut conn.flags.reported, true) {
-            self.event_loop.report_sends(id)?;
+            self.event_loop.report_sends(id, true)?;
         }
         let (mut count, mut bytes) = (0, 0);
         let mut next = conn.output.head();

@@ -1,0 +1,268 @@
+//! What of a loop is the same whoever sends to it: its sockets, its timers and its driver.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+
+use super::slot::{Phase, Slot, TimerTask};
+use super::{Config, Event, LoopStats, Progress};
+use crate::buffer::{Lease, OutQueue};
+use crate::clock::Timestamp;
+use crate::driver::{Driver, DriverKind, Opened};
+use crate::limits;
+use crate::log;
+use crate::op::{Completion, Frequent, Op, Submitted, less_one};
+use crate::slab::{SlotNumbers, Table};
+use crate::timer::{TimerId, TimerWheel};
+use crate::token::{ConnId, Key};
+
+/// An [`EventLoop`](super::EventLoop) without its mailbox: all that may be asked of it while its events are
+/// handled. Belongs to the loop's thread.
+#[derive(Debug)]
+pub struct Core {
+    pub(super) driver: Driver,
+    driver_reason: String,
+    pub(super) slots: Table<Slot>,
+    pub(super) numbers: Arc<SlotNumbers>,
+    pub(super) timers: TimerWheel<TimerTask>,
+    /// What ended as soon as it was submitted, and was not dispatched yet.
+    pub(super) completions: VecDeque<Completion>,
+    /// What became known outside a dispatch.
+    pub(super) events: VecDeque<Event<Infallible>>,
+    /// Sends that ended well, to be reported with their bytes; before all other events.
+    pub(super) sent: VecDeque<(ConnId, u64)>,
+    /// Slots with something in `out`, in the order in which they got it. Each at most once.
+    pub(super) dirty: Vec<Key>,
+    #[expect(clippy::vec_box, reason = "the boxes move into send operations as they are")]
+    pub(super) spare_queues: Vec<Box<OutQueue>>,
+    pub(super) loop_number: u16,
+    pub(super) now: Timestamp,
+    /// Completions and timers that this turn may still dispatch.
+    budget: Budget,
+    turns: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    completions: usize,
+    timers: usize,
+}
+
+impl Budget {
+    /// An operation may complete at once while a handler runs, and its handler may start the next: twice
+    /// the kernel's share leaves room for that and still ends the turn.
+    const TURN: Self =
+        Self { completions: 2 * limits::COMPLETIONS_PER_TURN, timers: limits::TIMERS_PER_TURN };
+
+    fn take(count: &mut usize) -> bool {
+        let left = *count > 0;
+        *count -= usize::from(left);
+        left
+    }
+}
+
+impl Core {
+    /// Makes a loop and opens its driver.
+    pub(super) fn new(config: &Config) -> io::Result<Self> {
+        let Opened { driver, reason } = Driver::open(&config.driver, &config.driver_config)?;
+        log::driver_chosen(config.loop_number, &reason);
+        let now = driver.now();
+        Ok(Self {
+            driver,
+            driver_reason: reason,
+            slots: Table::new(),
+            numbers: Arc::new(SlotNumbers::new(config.slots)),
+            timers: TimerWheel::new(now),
+            completions: VecDeque::new(),
+            events: VecDeque::new(),
+            sent: VecDeque::new(),
+            dirty: Vec::new(),
+            spare_queues: Vec::new(),
+            loop_number: config.loop_number,
+            now,
+            budget: Budget::TURN,
+            turns: 0,
+        })
+    }
+
+    // ---- the turn -------------------------------------------------------------------------------
+
+    /// How long the driver may wait, at most until `deadline`; until now when something is left to dispatch.
+    pub(super) fn wait_until(&mut self, deadline: Option<Timestamp>) -> Option<Timestamp> {
+        if !self.completions.is_empty() || !self.events.is_empty() || !self.sent.is_empty() {
+            return Some(self.now);
+        }
+        earlier(deadline, self.timers.next_deadline())
+    }
+
+    /// The driver's turn, and the beginning of the loop's.
+    pub(super) fn turn(&mut self, deadline: Option<Timestamp>) -> io::Result<()> {
+        let result = self.driver.turn(deadline);
+        self.now = self.driver.now();
+        self.budget = Budget::TURN;
+        self.turns += 1;
+        result
+    }
+
+    /// What happens most, on a path of its own: the next event if it is one of [`Progress`]. `None` does not say
+    /// that there is no other: ask [`next_event`](super::EventLoop::next_event) then.
+    #[inline(always)]
+    pub fn next_progress(&mut self) -> Option<Progress> {
+        if let Some((conn, count)) = self.sent.pop_front() {
+            return Some(Progress::Sent(conn, count));
+        }
+        while self.events.is_empty() && self.completions.is_empty() && self.budget.completions > 0 {
+            match self.driver.next_frequent()? {
+                Frequent::Sent(key, queue) => {
+                    self.budget.completions -= 1;
+                    self.on_sent(key, queue, Ok(()));
+                    if let Some((conn, count)) = self.sent.pop_front() {
+                        return Some(Progress::Sent(conn, count));
+                    }
+                }
+                Frequent::Received(key, bytes) => {
+                    self.budget.completions -= 1;
+                    let conn = ConnId::new(self.loop_number, key);
+                    match self.slots.get_mut(key) {
+                        Some(slot) if slot.phase == Phase::Open => {
+                            slot.receives_left = less_one(slot.receives_left);
+                            return Some(Progress::Received(conn, bytes));
+                        }
+                        _ => self.discard(conn, bytes),
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Bytes for nobody: the connection is closing.
+    #[cold]
+    fn discard(&mut self, conn: ConnId, bytes: Lease) {
+        let event: Option<Event<Infallible>> = self.on_received(conn, Ok(bytes));
+        debug_assert!(event.is_none());
+    }
+
+    /// The next of what the driver completed, or of what became known since, that concerns the front end.
+    #[inline(always)]
+    pub(super) fn next_completed<M>(&mut self) -> Option<Event<M>> {
+        loop {
+            if let Some((conn, count)) = self.sent.pop_front() {
+                return Some(Event::Sent(conn, count, Ok(())));
+            }
+            if let Some(event) = self.events.pop_front() {
+                return Some(event.of());
+            }
+            if !Budget::take(&mut self.budget.completions) {
+                return None;
+            }
+            let Completion { key, outcome } = self.next_completion()?;
+            if let Some(event) = self.absorb(key, outcome) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// The next of the timers that are due.
+    pub(super) fn next_expired<M>(&mut self) -> Option<Event<M>> {
+        while Budget::take(&mut self.budget.timers) {
+            let (id, task) = self.timers.pop_expired(self.now)?;
+            if let Some(event) = self.fire(id, task) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn next_completion(&mut self) -> Option<Completion> {
+        if !self.completions.is_empty() {
+            return self.completions.pop_front();
+        }
+        self.driver.next_completion()
+    }
+
+    /// The time of this turn; the clock is read once a turn.
+    #[inline]
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Number of this loop among the program's loops.
+    pub fn loop_number(&self) -> u16 {
+        self.loop_number
+    }
+
+    /// Which kernel interface the loop stands on.
+    pub fn driver_kind(&self) -> DriverKind {
+        self.driver.kind()
+    }
+
+    /// Why it is that one, in a sentence for a log.
+    pub fn driver_reason(&self) -> &str {
+        &self.driver_reason
+    }
+
+    /// Counters, but for those of the mailbox.
+    pub(super) fn stats(&self) -> LoopStats {
+        LoopStats {
+            turns: self.turns,
+            sockets: self.slots.len(),
+            timers: self.timers.len(),
+            messages: 0,
+            wake_ups: 0,
+            driver: self.driver.stats(),
+        }
+    }
+
+    // ---- timers ---------------------------------------------------------------------------------
+
+    /// Sets a timer: [`Event::Timer`] brings `payload` back once `deadline` has passed, at most one
+    /// tick of the wheel (0.13 ms) and the length of a turn later, never earlier.
+    pub fn set_timer(&mut self, deadline: Timestamp, payload: u64) -> TimerId {
+        self.timers.insert(deadline, TimerTask::Program(payload))
+    }
+
+    /// Moves a timer; `false` if it fired or was cancelled before.
+    pub fn move_timer(&mut self, timer: TimerId, deadline: Timestamp) -> bool {
+        self.timers.reschedule(timer, deadline)
+    }
+
+    /// Cancels a timer; `false` if it fired or was cancelled before.
+    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        self.timers.cancel(timer).is_some()
+    }
+
+    fn fire<M>(&mut self, id: TimerId, task: TimerTask) -> Option<Event<M>> {
+        match task {
+            TimerTask::Program(payload) => return Some(Event::Timer(id, payload)),
+            TimerTask::CloseTimeout(key) => self.finish_close(key),
+            TimerTask::CheckUnsent(key) => self.check_unsent(key),
+            TimerTask::AcceptAgain(key) => {
+                let slot = self.slots.get_mut(key)?;
+                slot.timer = None;
+                if slot.phase == Phase::Open {
+                    self.start(key, Op::Accept);
+                }
+            }
+        }
+        None
+    }
+
+    // ---- helpers --------------------------------------------------------------------------------
+
+    /// Submits an operation; one that ends at once is dispatched like any other.
+    pub(super) fn start(&mut self, key: Key, op: Op) {
+        if let Submitted::Done(outcome) = self.driver.submit(key, op) {
+            self.completions.push_back(Completion { key, outcome });
+        }
+    }
+}
+
+fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
