@@ -91,6 +91,11 @@ impl SlotNumbers {
         self.lock().release(key)
     }
 
+    /// Whether a number that was given out is still in use; with other threads at work, a moment ago.
+    pub fn is_in_use(&self, key: Key) -> bool {
+        self.lock().generations.get(key.index() as usize) == Some(&Some(key.generation()))
+    }
+
     /// How many numbers are out at the moment; with other threads at work, a moment ago.
     pub fn in_use(&self) -> u32 {
         self.lock().in_use

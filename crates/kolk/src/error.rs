@@ -48,6 +48,7 @@ enum Cause {
     AsKind,
     Cancelled,
     WatcherClosed,
+    ServerStopped,
 }
 
 impl Error {
@@ -124,6 +125,23 @@ impl Error {
         })
     }
 
+    /// The loop of the server that a handle belongs to has ended.
+    pub(crate) fn server_stopped() -> Self {
+        let message = Cow::Borrowed("the server has stopped");
+        Self::new(Inner {
+            message,
+            kind: io::ErrorKind::NotConnected,
+            cause: Cause::ServerStopped,
+            source: None,
+        })
+    }
+
+    /// A loop does not keep up with what it is sent.
+    pub(crate) fn loop_is_busy() -> Self {
+        let message = "the event loop's mailbox is full: send less, or try again later";
+        Self::of_kind(io::ErrorKind::ResourceBusy, Cow::Borrowed(message))
+    }
+
     /// Whether the arguments cannot be used: a malformed address, a size out of range.
     pub fn is_invalid_input(&self) -> bool {
         self.0.kind == io::ErrorKind::InvalidInput
@@ -155,7 +173,7 @@ impl Error {
     }
 
     /// Whether the connection is gone, was never there, or has no peer. See also
-    /// [`is_watcher_closed`](Self::is_watcher_closed).
+    /// [`is_watcher_closed`](Self::is_watcher_closed) and [`is_server_stopped`](Self::is_server_stopped).
     pub fn is_not_connected(&self) -> bool {
         self.0.kind == io::ErrorKind::NotConnected && self.0.cause == Cause::AsKind
     }
@@ -184,6 +202,11 @@ impl Error {
     /// Whether the [`Watcher`](crate::watcher::Watcher) that was asked is gone.
     pub fn is_watcher_closed(&self) -> bool {
         self.0.cause == Cause::WatcherClosed
+    }
+
+    /// Whether the [`Server`](crate::server::Server) that was asked has stopped.
+    pub fn is_server_stopped(&self) -> bool {
+        self.0.cause == Cause::ServerStopped
     }
 
     /// The kind of the standard library that fits best.

@@ -36,7 +36,7 @@ on_each_driver!(
     r25_stop_does_not_wait_for_ever,
     r25_dropping_a_server_stops_it,
     r28_a_flood_does_not_starve_the_others,
-    a_handler_that_panics_ends_the_server_with_an_error,
+    r23_a_panic_ends_its_connection_only,
 );
 
 fn r01_tcp_and_unix_addresses_are_served_side_by_side(driver: DriverKind) {
@@ -369,17 +369,26 @@ fn r28_a_flood_does_not_starve_the_others(driver: DriverKind) {
     draining.join().expect("the flood ends with its stream");
 }
 
-fn a_handler_that_panics_ends_the_server_with_an_error(driver: DriverKind) {
+fn r23_a_panic_ends_its_connection_only(driver: DriverKind) {
     let server = server(driver)
         .listen("tcp://127.0.0.1:0")
-        .event_loops(2)
-        .stop_timeout(Duration::from_millis(100))
+        .event_loops(1)
         .start(|_| {
-            OnData(|_: &mut Conn<'_>, _: &mut Input<'_>| -> Action { panic!("this test's handler panics") })
+            OnData(|conn: &mut Conn<'_>, input: &mut Input<'_>| {
+                let bytes = input.take();
+                assert!(!bytes.starts_with(b"panic"), "this test's handler panics");
+                conn.write(bytes);
+                Action::Continue
+            })
         })
         .expect("a free port");
-    let mut stream = connect(&server, 0);
-    stream.write_all(b"go").expect("the server reads");
-    let error = server.wait().expect_err("a loop has ended");
-    assert!(error.to_string().contains("panicked"), "{error}");
+    let other = connect(&server, 0);
+    assert_eq!(exchange(&other, b"before"), b"before");
+    for round in 1..=3 {
+        let mut stream = connect(&server, 0);
+        stream.write_all(b"panic").expect("the server reads");
+        assert!(!matches!(stream.read(&mut [0; 1]), Ok(1)), "it is closed");
+        assert_eq!(exchange(&other, b"after"), b"after");
+        until("the panic is counted", || server.stats().panics == round);
+    }
 }

@@ -8,7 +8,7 @@ use super::status::Traffic;
 use super::{Args, Serving};
 
 /// Starts the loops of a server.
-pub(super) fn start(args: &Args, tell_ended: Sender<()>) -> kolk::Result<RunningServer> {
+pub(super) fn start(args: &Args, tell_ended: Sender<()>) -> kolk::Result<RunningServer<Echo>> {
     let mut builder = Server::builder().driver(args.driver.into()).pin(args.pin).stop_on_signals(true);
     for address in &args.listen {
         builder = builder.listen(address);
@@ -20,7 +20,7 @@ pub(super) fn start(args: &Args, tell_ended: Sender<()>) -> kolk::Result<Running
 }
 
 /// One loop's handler. Its end is that of the loop, and says so to whoever watches the server.
-struct Echo {
+pub(super) struct Echo {
     ended: Sender<()>,
 }
 
@@ -42,7 +42,7 @@ impl Drop for Echo {
     }
 }
 
-impl Serving for RunningServer {
+impl Serving for RunningServer<Echo> {
     fn addresses(&self) -> Vec<String> {
         self.addresses().to_vec()
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use kolk_engine::driver::DriverChoice;
 
 use super::handler::Handler;
-use super::limits::{EVENT_LOOPS_MAX, INPUT_LIMIT, STOP_TIMEOUT};
-use super::running::{self, RunningServer};
+use super::limits::{CLOSE_TIMEOUT, EVENT_LOOPS_MAX, INPUT_LIMIT, STOP_TIMEOUT};
+use super::running::RunningServer;
+use super::starting;
 use crate::error::{Error, Result};
 use crate::listener::Listeners;
 
@@ -30,7 +31,10 @@ impl Server {
                 pin: false,
                 nodelay: true,
                 input_limit: INPUT_LIMIT,
+                drain_timeout: Duration::ZERO,
                 stop_timeout: STOP_TIMEOUT,
+                close_timeout: CLOSE_TIMEOUT,
+                on_panic: OnPanic::Close,
             },
             stop_on_signals: true,
         }
@@ -54,7 +58,21 @@ pub(super) struct Settings {
     pub(super) pin: bool,
     pub(super) nodelay: bool,
     pub(super) input_limit: usize,
+    pub(super) drain_timeout: Duration,
     pub(super) stop_timeout: Duration,
+    pub(super) close_timeout: Duration,
+    pub(super) on_panic: OnPanic,
+}
+
+/// What a panic in a callback ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnPanic {
+    /// The connection whose callback it was; all else goes on. The handler value may be half-way through a change
+    /// then: keep what must stay whole in few statements.
+    #[default]
+    Close,
+    /// The process, by `abort`.
+    Abort,
 }
 
 impl Builder {
@@ -98,6 +116,26 @@ impl Builder {
         self
     }
 
+    /// Time that a connection has to send what is queued when it closes, and to see the end of the peer's stream;
+    /// then it is cut. Default: 5 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.close_timeout = timeout;
+        self
+    }
+
+    /// What a panic in a callback ends. Default: its connection.
+    pub fn on_panic(mut self, on_panic: OnPanic) -> Self {
+        self.settings.on_panic = on_panic;
+        self
+    }
+
+    /// Time that connections go on being served when the server stops gracefully, so that handlers can come
+    /// to an end with their peers; those that are left are then flushed and closed. Default: none.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.drain_timeout = timeout;
+        self
+    }
+
     /// Time that connections have to send what is queued when the server stops. Default: 500 ms.
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.settings.stop_timeout = timeout;
@@ -116,9 +154,10 @@ impl Builder {
     /// # Errors
     ///
     /// As [`start`](Self::start) and [`RunningServer::wait`].
-    pub fn run<H, F>(self, make_handler: F) -> Result<()>
+    pub fn run<H, M, F>(self, make_handler: F) -> Result<()>
     where
-        H: Handler,
+        H: Handler<M> + 'static,
+        M: Send + 'static,
         F: Fn(usize) -> H + Send + Sync + 'static,
     {
         self.start(make_handler)?.wait()
@@ -130,9 +169,10 @@ impl Builder {
     ///
     /// An address that is malformed or cannot be bound, a driver that the kernel refuses, no address or no
     /// event loop. Nothing stays bound and no thread stays behind then.
-    pub fn start<H, F>(self, make_handler: F) -> Result<RunningServer>
+    pub fn start<H, M, F>(self, make_handler: F) -> Result<RunningServer<H, M>>
     where
-        H: Handler,
+        H: Handler<M> + 'static,
+        M: Send + 'static,
         F: Fn(usize) -> H + Send + Sync + 'static,
     {
         let loops = self.loop_count()?;
@@ -140,7 +180,7 @@ impl Builder {
             return Err(Error::invalid("the server has no address: call `listen` at least once"));
         }
         let listeners = Listeners::bind_on(&self.addresses, loops, &self.settings.driver)?;
-        running::start(listeners, self.settings, self.stop_on_signals, Arc::new(make_handler))
+        starting::start(listeners, Arc::new(self.settings), self.stop_on_signals, make_handler)
     }
 
     fn loop_count(&self) -> Result<usize> {

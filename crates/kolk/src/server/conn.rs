@@ -1,24 +1,28 @@
 //! One connection, as its handler sees it for one callback.
 
+use std::fmt;
 use std::net::SocketAddr;
 
-use kolk_engine::EventLoop;
+use kolk_engine::Core;
 use kolk_engine::buffer::Chunk;
 use kolk_engine::token::ConnId;
 
-use super::running::Command;
+use super::context::{Later, LoopContext, LoopState};
+use super::groups::Group;
+use super::state::{Ask, ConnState, Gate};
 
 /// One connection, for the time of one callback.
 ///
-/// To speak of it later or elsewhere, keep its [`id`](Self::id).
-#[derive(Debug)]
+/// To speak of it later or elsewhere, keep its [`id`](Self::id). What concerns the loop as a whole, or other
+/// connections on it, is asked of its [`context`](Self::context).
 pub struct Conn<'a> {
-    pub(super) event_loop: &'a mut EventLoop<Command>,
+    pub(super) event_loop: &'a mut Core,
+    pub(super) home: &'a mut LoopState,
+    pub(super) state: &'a mut ConnState,
     pub(super) id: ConnId,
-    pub(super) listener: usize,
-    pub(super) bytes_sent: &'a mut u64,
 }
 
+/// Who it is.
 impl Conn<'_> {
     /// The name of the connection; it stays harmless when the connection is gone.
     pub fn id(&self) -> ConnId {
@@ -28,7 +32,7 @@ impl Conn<'_> {
     /// Which address the connection came from: counted from zero, in the order in which they were given
     /// to [`Builder::listen`](super::Builder::listen).
     pub fn listener(&self) -> usize {
-        self.listener
+        usize::from(self.state.listener)
     }
 
     /// The peer's address; `None` for a Unix socket and when the peer has gone.
@@ -41,24 +45,103 @@ impl Conn<'_> {
         self.event_loop.socket(self.id)?.local_address().ok()?.as_inet()
     }
 
-    /// Queues bytes that are kept by reference: `Bytes`, `Vec<u8>`, static slices and strings, what
-    /// [`Input::take`](super::Input::take) gave. Up to 512 bytes are copied instead, which is cheaper.
+    /// The loop that the connection lives on, and the other connections there.
+    pub fn context(&mut self) -> LoopContext<'_> {
+        LoopContext { event_loop: self.event_loop, state: self.home }
+    }
+}
+
+/// Writing.
+impl Conn<'_> {
+    /// Queues bytes that are kept by reference: `Bytes`, `Vec<u8>`, static slices and strings, a
+    /// [`FileRange`](crate::FileRange), what [`Input::take`](super::Input::take) gave. Up to 512 bytes are copied
+    /// instead, which is cheaper.
     ///
     /// All writes of one turn leave in one send. On a connection that is closing they go nowhere.
     #[inline]
     pub fn write(&mut self, chunk: impl Into<Chunk>) {
         let chunk = chunk.into();
         let len = chunk.len();
-        if self.event_loop.write(self.id, chunk).is_ok() {
-            *self.bytes_sent += len;
+        if let Ok(queued) = self.event_loop.write(self.id, chunk) {
+            self.wrote(len, queued);
         }
     }
 
     /// Queues a copy of `bytes`.
     #[inline]
     pub fn write_copy(&mut self, bytes: &[u8]) {
-        if self.event_loop.write_copy(self.id, bytes).is_ok() {
-            *self.bytes_sent += bytes.len() as u64;
+        if let Ok(queued) = self.event_loop.write_copy(self.id, bytes) {
+            self.wrote(bytes.len() as u64, queued);
         }
+    }
+
+    #[inline]
+    fn wrote(&mut self, len: u64, queued: u64) {
+        self.home.stats.bytes_sent += len;
+        let _ = queued;
+    }
+
+    /// Bytes that were written and have not left, as far as it is known: those of a send in flight count until
+    /// it ends.
+    pub fn queued(&self) -> u64 {
+        self.event_loop.queued(self.id)
+    }
+}
+
+/// Ending, pausing and belonging.
+impl Conn<'_> {
+    /// As [`Action::Close`](super::Action::Close), once the callback returns.
+    pub fn close(&mut self) {
+        self.ask(Ask::Close);
+    }
+
+    /// As [`Action::CloseNow`](super::Action::CloseNow), once the callback returns.
+    pub fn close_now(&mut self) {
+        self.ask(Ask::CloseNow);
+    }
+
+    pub(super) fn ask(&mut self, ask: Ask) {
+        self.state.asked = self.state.asked.max(Some(ask));
+        self.home.attention = true;
+    }
+
+    /// Stops receiving: the peer's window closes, and `on_data` is not called before
+    /// [`resume_reading`](Self::resume_reading). What arrived already is kept.
+    pub fn pause_reading(&mut self) {
+        self.state.gate.set(Gate::PAUSED, true);
+        self.home.attention = true;
+    }
+
+    /// Goes on receiving. What was kept meanwhile is delivered once the events of this turn are handled.
+    pub fn resume_reading(&mut self) {
+        if self.state.gate.has(Gate::PAUSED) {
+            self.state.gate.set(Gate::PAUSED, false);
+            self.home.later.push_back(Later::Deliver(self.id.key()));
+        }
+    }
+
+    /// Makes the connection a member of a group until it leaves or closes; `false` if it was one before.
+    pub fn join(&mut self, group: impl Into<Group>) -> bool {
+        let group = group.into();
+        let joined = self.state.gate.is_live() && self.home.groups.join(group.clone(), self.id.key());
+        if joined {
+            self.state.extra().groups.push(group);
+        }
+        joined
+    }
+
+    /// Leaves a group; `false` if it was no member.
+    pub fn leave(&mut self, group: &Group) -> bool {
+        let left = self.home.groups.leave(group, self.id.key());
+        if left {
+            self.state.extra().groups.retain(|each| each != group);
+        }
+        left
+    }
+}
+
+impl fmt::Debug for Conn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn").field("id", &self.id).field("state", &self.state).finish_non_exhaustive()
     }
 }

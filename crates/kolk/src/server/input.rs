@@ -26,11 +26,18 @@ use kolk_engine::buffer::{Lease, LinkedBuffer};
 #[derive(Debug)]
 pub struct Input<'a> {
     buffer: &'a mut LinkedBuffer,
+    needs: usize,
 }
 
 impl<'a> Input<'a> {
     pub(super) fn new(buffer: &'a mut LinkedBuffer) -> Self {
-        Self { buffer }
+        Self { buffer, needs: 0 }
+    }
+
+    /// What [`need`](Self::need) was told.
+    #[inline]
+    pub(super) fn needs(&self) -> usize {
+        self.needs
     }
 
     /// Number of bytes.
@@ -46,6 +53,42 @@ impl<'a> Input<'a> {
     /// The first bytes, as many as lie in one piece; empty only when all is consumed.
     pub fn peek(&self) -> &[u8] {
         self.buffer.front()
+    }
+
+    /// Says that the handler has no use for another call before there are `count` bytes, those that are left in here
+    /// included: a frame's length, once its header is known. It is called earlier when the stream ends.
+    /// A count that is there already has no effect; one above [`Builder::input_limit`](super::Builder::input_limit)
+    /// closes the connection.
+    ///
+    /// # Examples
+    ///
+    /// Frames of a two-byte length and that many bytes:
+    ///
+    /// ```
+    /// use kolk::server::{Action, Conn, Input};
+    ///
+    /// fn on_data(conn: &mut Conn<'_>, input: &mut Input<'_>) -> Action {
+    ///     while let Some(header) = input.first(2) {
+    ///         let len = 2 + usize::from(u16::from_be_bytes([header[0], header[1]]));
+    ///         match input.take_exact(len) {
+    ///             Some(frame) => conn.write(frame),
+    ///             None => {
+    ///                 input.need(len);
+    ///                 break;
+    ///             }
+    ///         }
+    ///     }
+    ///     Action::Continue
+    /// }
+    /// ```
+    pub fn need(&mut self, count: usize) {
+        self.needs = count;
+    }
+
+    /// The first `count` bytes in one piece, or `None` if there are fewer. They are joined by a copy where they
+    /// lie in several pieces.
+    pub fn first(&mut self, count: usize) -> Option<&[u8]> {
+        self.buffer.contiguous(count)
     }
 
     /// All bytes in one piece. They nearly always are already; otherwise they are joined by a copy, once.

@@ -13,5 +13,12 @@ pub(crate) const INPUT_LIMIT: usize = 1 << 20;
 /// pressed Ctrl-C waits for it.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Time that a closing connection has, unless configured otherwise.
+pub(crate) const CLOSE_TIMEOUT: Duration = kolk_engine::limits::CLOSE_TIMEOUT;
+
+/// Requests of callbacks that a turn carries out; the rest wait for the next, which does not wait. Two
+/// connections that ask each other for something would else never let the loop see its sockets.
+pub(crate) const LATER_PER_TURN: usize = 1024;
+
 /// Event loops of one server: their number is part of a connection's name and has 16 bits.
 pub(crate) const EVENT_LOOPS_MAX: usize = 1 << 16;

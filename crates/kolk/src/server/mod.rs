@@ -25,16 +25,27 @@
 //! and closes, and after [`Builder::stop_timeout`] those that did not come to an end are cut.
 
 mod builder;
+mod command;
 mod conn;
+mod context;
+mod detached;
+mod groups;
+mod handle;
 mod handler;
 mod input;
 pub(crate) mod limits;
 mod running;
+mod starting;
+mod state;
 mod stats;
 mod worker;
 
-pub use builder::{Builder, Server};
+pub use builder::{Builder, OnPanic, Server};
 pub use conn::Conn;
+pub use context::LoopContext;
+pub use detached::Detached;
+pub use groups::Group;
+pub use handle::ServerHandle;
 pub use handler::{Action, CloseReason, Handler};
 pub use input::Input;
 pub use running::RunningServer;

@@ -21,6 +21,8 @@ pub struct Stats {
     pub bytes_sent: u64,
     /// Times accepting paused for lack of descriptors or memory.
     pub accept_pauses: u64,
+    /// Callbacks that panicked.
+    pub panics: u64,
 }
 
 /// One loop's counters, where other threads can read them. Written by the loop's thread only.
@@ -33,6 +35,7 @@ pub(super) struct Published {
     bytes_received: AtomicU64,
     bytes_sent: AtomicU64,
     accept_pauses: AtomicU64,
+    panics: AtomicU64,
 }
 
 impl Published {
@@ -43,6 +46,7 @@ impl Published {
         self.bytes_received.store(stats.bytes_received, Ordering::Relaxed);
         self.bytes_sent.store(stats.bytes_sent, Ordering::Relaxed);
         self.accept_pauses.store(stats.accept_pauses, Ordering::Relaxed);
+        self.panics.store(stats.panics, Ordering::Relaxed);
     }
 
     pub(super) fn add_to(&self, sum: &mut Stats) {
@@ -52,5 +56,6 @@ impl Published {
         sum.bytes_received += self.bytes_received.load(Ordering::Relaxed);
         sum.bytes_sent += self.bytes_sent.load(Ordering::Relaxed);
         sum.accept_pauses += self.accept_pauses.load(Ordering::Relaxed);
+        sum.panics += self.panics.load(Ordering::Relaxed);
     }
 }

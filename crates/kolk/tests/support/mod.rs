@@ -43,7 +43,7 @@ pub(crate) fn socket_path(name: &str, driver: DriverKind) -> PathBuf {
 }
 
 #[track_caller]
-pub(crate) fn connect(server: &RunningServer, index: usize) -> TcpStream {
+pub(crate) fn connect<H: Handler<M>, M>(server: &RunningServer<H, M>, index: usize) -> TcpStream {
     let address = &server.addresses()[index];
     let place = address.split_once("://").expect("addresses have schemes").1;
     let stream =

@@ -1,0 +1,39 @@
+//! What other threads tell a loop.
+
+use bytes::Bytes;
+use kolk_engine::buffer::Chunk;
+use kolk_engine::token::Key;
+
+use super::conn::Conn;
+use super::groups::Group;
+use crate::error::Result;
+
+/// One message of a loop's mailbox. `S` is the session of a connection, `M` what the program sends to one.
+pub(super) enum Command<S, M> {
+    /// To a connection, if it is still there.
+    Write(Key, Chunk),
+    WriteThen(Key, Chunk, Notice),
+    Close(Key),
+    CloseNow(Key),
+    Message(Key, M),
+    Run(Key, Task<S>),
+    /// To many.
+    Broadcast(Audience, Bytes),
+    /// Stop gracefully.
+    Stop,
+    /// Stop without waiting for anybody.
+    StopNow,
+}
+
+/// What runs on a connection's loop, with its session.
+pub(super) type Task<S> = Box<dyn FnOnce(&mut S, &mut Conn<'_>) + Send>;
+
+/// Hears what became of a write: the bytes are with the kernel, or will never be.
+pub(super) type Notice = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// Who receives a broadcast.
+#[derive(Clone, Debug)]
+pub(super) enum Audience {
+    All,
+    Group(Group),
+}

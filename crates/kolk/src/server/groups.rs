@@ -1,0 +1,121 @@
+//! Named sets of connections, to which one broadcast goes.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use indexmap::IndexSet;
+use kolk_engine::token::Key;
+
+/// The name of a set of connections: a room, a topic, a subscription. A clone shares the text.
+///
+/// Groups need not be made: one is there when somebody [joins](super::Conn::join) it, and gone when the last has
+/// left or closed. A name that nobody joined is that of an empty set: a broadcast to it reaches nobody.
+///
+/// Each loop keeps the members that live on it, so joining and leaving take a constant time and no lock, and a
+/// broadcast costs one wake-up a loop.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Group(Arc<str>);
+
+impl Group {
+    /// The group of this name.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Group {
+    fn from(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl From<String> for Group {
+    fn from(name: String) -> Self {
+        Self::new(name)
+    }
+}
+
+impl From<&Self> for Group {
+    fn from(group: &Self) -> Self {
+        group.clone()
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Group({:?})", self.name())
+    }
+}
+
+/// The members of each group that live on one loop.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    /// No group is empty.
+    members: HashMap<Group, IndexSet<Key>>,
+}
+
+impl Groups {
+    /// Whether the connection was no member before.
+    pub(super) fn join(&mut self, group: Group, key: Key) -> bool {
+        self.members.entry(group).or_default().insert(key)
+    }
+
+    /// Whether the connection was a member.
+    pub(super) fn leave(&mut self, group: &Group, key: Key) -> bool {
+        let Some(members) = self.members.get_mut(group) else { return false };
+        let was_member = members.swap_remove(&key);
+        if members.is_empty() {
+            self.members.remove(group);
+        }
+        was_member
+    }
+
+    /// How many members a group has here.
+    pub(super) fn len(&self, group: &Group) -> usize {
+        self.members.get(group).map_or(0, IndexSet::len)
+    }
+
+    /// Takes the members of a group out, for a walk during which nobody joins or leaves it;
+    /// [`put_back`](Self::put_back) ends it.
+    pub(super) fn take(&mut self, group: &Group) -> IndexSet<Key> {
+        self.members.get_mut(group).map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(super) fn put_back(&mut self, group: &Group, members: IndexSet<Key>) {
+        if let Some(place) = self.members.get_mut(group) {
+            debug_assert!(place.is_empty(), "nobody joins during a walk");
+            *place = members;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kolk_engine::token::Generation;
+
+    fn key(index: u32) -> Key {
+        Key::new(index, Generation::FIRST)
+    }
+
+    #[test]
+    fn a_group_is_there_while_it_has_members() {
+        let (mut groups, room) = (Groups::default(), Group::new("room"));
+        assert!(groups.join(room.clone(), key(1)) && groups.join(room.clone(), key(2)));
+        assert!(!groups.join(room.clone(), key(2)), "twice is once");
+        assert_eq!(groups.len(&room), 2);
+        assert!(groups.leave(&room, key(1)) && !groups.leave(&room, key(1)));
+        let members = groups.take(&room);
+        assert_eq!(members.iter().copied().collect::<Vec<_>>(), [key(2)]);
+        groups.put_back(&room, members);
+        assert!(groups.leave(&room, key(2)));
+        assert!(groups.members.is_empty());
+        assert_eq!(groups.len(&room), 0);
+    }
+}

@@ -1,0 +1,83 @@
+//! What other threads, and other connections, ask.
+
+use bytes::Bytes;
+use kolk_engine::Close;
+use kolk_engine::buffer::Chunk;
+use kolk_engine::token::{ConnId, Key};
+
+use super::Worker;
+use crate::server::command::{Audience, Command};
+use crate::server::context::Later;
+use crate::server::handler::{Action, CloseReason, Handler};
+use crate::server::{Conn, Group};
+
+impl<H: Handler<M>, M> Worker<H, M> {
+    /// A message of the mailbox. A key that is stale by now reaches nobody.
+    pub(super) fn obey(&mut self, command: Command<H::Session, M>) {
+        match command {
+            Command::Write(key, chunk) => self.write(self.conn_id(key), chunk),
+            Command::WriteThen(key, chunk, notice) => self.write_then(self.conn_id(key), chunk, notice),
+            Command::Close(key) => self.close(self.conn_id(key), CloseReason::ByHandler, Close::Flush),
+            Command::CloseNow(key) => self.close(self.conn_id(key), CloseReason::ByHandler, Close::Reset),
+            Command::Message(key, message) => self
+                .call(self.conn_id(key), |handler, session, conn| handler.on_message(session, conn, message)),
+            Command::Run(key, task) => self.call(self.conn_id(key), |_, session, conn| {
+                task(session, conn);
+                Action::Continue
+            }),
+            Command::Broadcast(audience, bytes) => self.broadcast(&audience, &bytes),
+            Command::Stop => self.stop(),
+            Command::StopNow => self.stop_now(),
+        }
+    }
+
+    /// What a callback asked for that was not for its own connection, or not for that moment.
+    pub(super) fn do_one(&mut self, later: Later) {
+        match later {
+            Later::Write(key, chunk) => self.write(self.conn_id(key), chunk),
+            Later::Close(key) => self.close(self.conn_id(key), CloseReason::ByHandler, Close::Flush),
+            Later::CloseNow(key) => self.close(self.conn_id(key), CloseReason::ByHandler, Close::Reset),
+            Later::PauseReading(key) => self.ask(self.conn_id(key), |conn| conn.pause_reading()),
+            Later::ResumeReading(key) => self.ask(self.conn_id(key), |conn| conn.resume_reading()),
+            Later::Deliver(key) => self.deliver(self.conn_id(key)),
+            Later::Broadcast(audience, bytes) => self.broadcast(&audience, &bytes),
+            Later::Shutdown => self.handle.stop(),
+        }
+    }
+
+    fn write(&mut self, id: ConnId, chunk: Chunk) {
+        self.ask(id, |conn| conn.write(chunk));
+    }
+
+    /// Uses a connection without a callback.
+    pub(super) fn ask(&mut self, id: ConnId, what: impl FnOnce(&mut Conn<'_>)) {
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+        if !entry.state.gate.is_live() {
+            return;
+        }
+        what(&mut Conn {
+            event_loop: &mut self.event_loop,
+            home: &mut self.home,
+            state: &mut entry.state,
+            id,
+        });
+        self.after_callback(id, Action::Continue);
+    }
+
+    /// Writes to many. No callback runs meanwhile, so nobody joins or leaves.
+    fn broadcast(&mut self, audience: &Audience, bytes: &Bytes) {
+        match audience {
+            Audience::All => {
+                let keys: Vec<Key> = self.sessions.iter().map(|(key, _)| key).collect();
+                keys.into_iter().for_each(|key| self.write(self.conn_id(key), bytes.clone().into()));
+            }
+            Audience::Group(group) => self.broadcast_to(group, bytes),
+        }
+    }
+
+    fn broadcast_to(&mut self, group: &Group, bytes: &Bytes) {
+        let members = self.home.groups.take(group);
+        members.iter().for_each(|&key| self.write(self.conn_id(key), bytes.clone().into()));
+        self.home.groups.put_back(group, members);
+    }
+}

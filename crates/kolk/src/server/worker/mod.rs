@@ -1,0 +1,221 @@
+//! One event loop and the handler on it.
+//!
+//! The way of a received message: [`Worker::serve`] takes its bytes from the loop, [`Worker::on_bytes`] puts them
+//! behind what was left before and calls the handler; what the handler writes leaves with the loop's next turn.
+//!
+//! | file | what happens to a connection |
+//! |---|---|
+//! | `opening.rs` | it is accepted, or refused |
+//! | `receiving.rs` | bytes arrive, or the end of the stream; reading pauses and goes on |
+//! | `sending.rs` | what was written has left |
+//! | `asking.rs` | other threads and other connections ask something of it |
+//! | `closing.rs` | it closes, or leaves the server |
+//! | `stopping.rs` | the server stops |
+
+mod asking;
+mod closing;
+mod opening;
+mod receiving;
+mod sending;
+mod stopping;
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use kolk_engine::buffer::LinkedBuffer;
+use kolk_engine::driver::Socket;
+use kolk_engine::slab::Table;
+use kolk_engine::token::{ConnId, Key};
+use kolk_engine::{Event, EventLoop, Progress};
+
+use super::Conn;
+use super::builder::{OnPanic, Settings};
+use super::command::Command;
+use super::context::{LoopContext, LoopState};
+use super::groups::Groups;
+use super::handle::ServerHandle;
+use super::handler::{Action, Handler};
+use super::limits::LATER_PER_TURN;
+use super::state::ConnState;
+use super::stats::{Published, Stats};
+
+/// Payload of the timer that cuts what a graceful stop has not flushed.
+const STOP_TIMER: u64 = 0;
+/// Payload of the timer until which a stopping server goes on serving.
+const DRAIN_TIMER: u64 = 1;
+
+pub(super) struct Worker<H: Handler<M>, M> {
+    event_loop: EventLoop<Command<H::Session, M>>,
+    handler: H,
+    /// By slot, beside the loop's own state of the connection.
+    sessions: Table<Entry<H::Session>>,
+    home: LoopState,
+    /// In the order of the addresses.
+    listeners: Vec<ConnId>,
+    handle: ServerHandle<H, M>,
+    /// Whose callback runs; a panic is then that of the program.
+    running: Running,
+    published: Arc<Published>,
+}
+
+/// What the server keeps for one connection.
+struct Entry<S> {
+    session: S,
+    /// Empty between callbacks, unless the handler left something.
+    input: LinkedBuffer,
+    state: ConnState,
+}
+
+/// What a callback was called for.
+#[derive(Clone, Copy, Debug)]
+enum Running {
+    /// No callback runs.
+    Nothing,
+    /// A connection's.
+    Conn(ConnId),
+    /// `on_open`: the connection has no session yet.
+    Opening(ConnId),
+    /// The loop's, or the last of a connection, which is gone already.
+    Loop,
+}
+
+impl<H: Handler<M>, M> Worker<H, M> {
+    /// Takes over the loop's listeners, tells the handler, and accepts.
+    pub(super) fn begin(
+        event_loop: EventLoop<Command<H::Session, M>>,
+        handler: H,
+        settings: Arc<Settings>,
+        published: Arc<Published>,
+        handle: ServerHandle<H, M>,
+        sockets: Vec<Socket>,
+    ) -> io::Result<Self> {
+        let home = LoopState {
+            settings,
+            stats: Stats::default(),
+            groups: Groups::default(),
+            later: VecDeque::new(),
+            attention: false,
+            now: 0,
+            stopping: false,
+        };
+        let mut worker = Self {
+            event_loop,
+            handler,
+            sessions: Table::new(),
+            home,
+            listeners: Vec::new(),
+            handle,
+            running: Running::Nothing,
+            published,
+        };
+        worker.note_time();
+        let mut context = LoopContext { event_loop: &mut worker.event_loop, state: &mut worker.home };
+        worker.handler.on_start(&worker.handle, &mut context);
+        for socket in sockets {
+            let listener = worker.event_loop.attach(socket)?;
+            worker.event_loop.accept(listener)?;
+            worker.listeners.push(listener);
+        }
+        Ok(worker)
+    }
+
+    /// Serves until the server is stopped and every socket is closed.
+    ///
+    /// A panic in a callback ends that callback, and its connection; all that the loop keeps is whole, since a
+    /// callback is lent only what is its own. A panic of ours goes on.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        loop {
+            let payload = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+                Ok(ended) => return ended,
+                Err(payload) => payload,
+            };
+            match std::mem::replace(&mut self.running, Running::Nothing) {
+                Running::Nothing => std::panic::resume_unwind(payload),
+                _ if self.home.settings.on_panic == OnPanic::Abort => std::process::abort(),
+                running => self.on_panic(running),
+            }
+        }
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        while !self.home.stopping || self.event_loop.stats().sockets > 0 {
+            // What a turn left undone comes first in the next, which does not wait.
+            let deadline = (!self.home.later.is_empty()).then(|| self.event_loop.now());
+            self.event_loop.turn(deadline)?;
+            self.note_time();
+            loop {
+                match self.event_loop.next_progress() {
+                    Some(Progress::Received(conn, bytes)) => self.on_bytes(conn, bytes),
+                    Some(Progress::Sent(conn, count)) => self.on_sent(conn, count),
+                    None => match self.event_loop.next_event() {
+                        Some(event) => self.dispatch(event),
+                        None => break,
+                    },
+                }
+            }
+            self.do_later();
+            self.published.publish(&self.home.stats);
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn dispatch(&mut self, event: Event<Command<H::Session, M>>) {
+        match event {
+            Event::Message(command) => self.obey(command),
+            Event::Received(conn, result) => self.on_received(conn, result),
+            Event::Sent(conn, count, Ok(())) => self.on_sent(conn, count),
+            Event::Sent(conn, _, Err(error)) | Event::SendFailed(conn, error) => {
+                self.on_send_failed(conn, error);
+            }
+            Event::Accepted(listener, socket) => self.on_accepted(listener, socket),
+            Event::AcceptFailed(..) => self.home.stats.accept_pauses += 1,
+            Event::Closed(conn) => self.on_closed(conn),
+            Event::Timer(_, STOP_TIMER) => self.stop_now(),
+            Event::Timer(_, DRAIN_TIMER) => self.flush_all(),
+            // A server neither connects nor watches, and has no other timer.
+            _ => {}
+        }
+    }
+
+    /// What callbacks asked for; what this leads to is asked for in turn, so it is bounded.
+    fn do_later(&mut self) {
+        for _ in 0..LATER_PER_TURN {
+            let Some(later) = self.home.later.pop_front() else { return };
+            self.do_one(later);
+        }
+    }
+
+    fn note_time(&mut self) {
+        // 49 days fit, and only differences count.
+        self.home.now = (self.event_loop.now().as_nanos() / 1_000_000) as u32;
+    }
+
+    /// Calls the handler for a connection, and does what it asks for. No effect on one that is closing.
+    fn call(&mut self, id: ConnId, callback: impl FnOnce(&mut H, &mut H::Session, &mut Conn<'_>) -> Action) {
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+        if !entry.state.gate.is_live() {
+            return;
+        }
+        let mut conn =
+            Conn { event_loop: &mut self.event_loop, home: &mut self.home, state: &mut entry.state, id };
+        self.running = Running::Conn(id);
+        let action = callback(&mut self.handler, &mut entry.session, &mut conn);
+        self.running = Running::Nothing;
+        self.after_callback(id, action);
+    }
+
+    /// A look at what a callback answered and asked for, on the way of each message.
+    #[inline(always)]
+    fn after_callback(&mut self, id: ConnId, action: Action) {
+        if action != Action::Continue || self.home.attention {
+            self.settle(id, action);
+        }
+    }
+
+    fn conn_id(&self, key: Key) -> ConnId {
+        ConnId::new(self.event_loop.loop_number(), key)
+    }
+}

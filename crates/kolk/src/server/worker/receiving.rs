@@ -1,0 +1,149 @@
+//! Bytes arrive, or the end of the stream; reading pauses and goes on.
+
+use std::io;
+
+use kolk_engine::Close;
+use kolk_engine::buffer::{Lease, LinkedBuffer};
+use kolk_engine::op::is_cancelled;
+use kolk_engine::token::ConnId;
+
+use super::{Running, Worker};
+use crate::server::handler::{Action, CloseReason, Handler};
+use crate::server::state::{Gate, Reading};
+use crate::server::{Conn, Input};
+
+impl<H: Handler<M>, M> Worker<H, M> {
+    /// The way of each message.
+    #[inline]
+    pub(super) fn on_bytes(&mut self, id: ConnId, bytes: Lease) {
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+        self.home.stats.bytes_received += bytes.len() as u64;
+        entry.state.last_input = self.home.now;
+        entry.input.push(bytes);
+        if !entry.state.gate.is_open() {
+            return self.feed_if_it_may(id);
+        }
+        self.home.stats.messages += 1;
+        let mut conn =
+            Conn { event_loop: &mut self.event_loop, home: &mut self.home, state: &mut entry.state, id };
+        let mut input = Input::new(&mut entry.input);
+        self.running = Running::Conn(id);
+        let action = self.handler.on_data(&mut entry.session, &mut conn, &mut input);
+        self.running = Running::Nothing;
+        let needs = input.needs();
+        if needs > 0 || !entry.input.is_empty() {
+            self.keep_rest(id, needs);
+        }
+        self.after_callback(id, action);
+    }
+
+    /// What the handler left is kept, out of the loop's memory.
+    #[inline(never)]
+    fn keep_rest(&mut self, id: ConnId, needs: usize) {
+        let limit = self.home.settings.input_limit;
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+        entry.input.make_private();
+        let len = entry.input.len();
+        if len.max(needs) > limit {
+            return self.close(id, CloseReason::InputLimit, Close::Flush);
+        }
+        entry.state.needs = needs as u32;
+        entry.state.gate.set(Gate::NEEDS_MORE, needs > len);
+    }
+
+    /// Bytes arrived for a handler that does not want any, or not yet.
+    #[inline(never)]
+    fn feed_if_it_may(&mut self, id: ConnId) {
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+        if entry.state.gate.has(Gate::CLOSING) {
+            entry.input = LinkedBuffer::default();
+            return;
+        }
+        entry.state.gate.set(Gate::NEEDS_MORE, entry.input.len() < entry.state.needs as usize);
+        entry.input.make_private();
+        if entry.state.gate.is_open() && !entry.input.is_empty() {
+            self.feed(id);
+        }
+    }
+
+    /// Hands over what is there, without that anything has arrived.
+    fn feed(&mut self, id: ConnId) {
+        if let Some(entry) = self.sessions.get_mut(id.key()) {
+            let nothing = std::mem::take(&mut entry.input).take_all();
+            self.on_bytes(id, nothing);
+        }
+    }
+
+    pub(super) fn on_received(&mut self, id: ConnId, result: io::Result<Lease>) {
+        match result {
+            Ok(bytes) if !bytes.is_empty() => return self.on_bytes(id, bytes),
+            Err(error) if !is_cancelled(&error) => {
+                return self.close(id, CloseReason::from_error(error), Close::Discard);
+            }
+            ended => {
+                let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+                entry.state.reading = if ended.is_ok() { Reading::Ended } else { Reading::Idle };
+            }
+        }
+        self.update_reading(id);
+        self.deliver_end(id);
+        self.finish_detach(id);
+    }
+
+    /// Reading was resumed: hands over what was withheld.
+    pub(super) fn deliver(&mut self, id: ConnId) {
+        self.feed_if_it_may(id);
+        self.update_reading(id);
+        self.deliver_end(id);
+    }
+
+    /// The end of the stream comes after all bytes, also after those that were fewer than the handler needs.
+    fn deliver_end(&mut self, id: ConnId) {
+        let ended = |worker: &Self| {
+            let entry = worker.sessions.get(id.key())?;
+            (entry.state.reading == Reading::Ended && entry.state.gate.lets_read()).then_some(())
+        };
+        if ended(self).is_none() {
+            return;
+        }
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+        if entry.state.gate.has(Gate::NEEDS_MORE) && !entry.input.is_empty() {
+            entry.state.gate.set(Gate::NEEDS_MORE, false);
+            self.feed(id);
+            if ended(self).is_none() {
+                return;
+            }
+        }
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+        entry.state.reading = Reading::Told;
+        // What `on_eof` closes was closed by the peer, by default.
+        let mut closes = false;
+        self.call(id, |handler, session, conn| match handler.on_eof(session, conn) {
+            Action::Close => {
+                closes = true;
+                Action::Continue
+            }
+            action => action,
+        });
+        if closes {
+            self.close(id, CloseReason::PeerClosed, Close::Flush);
+        }
+    }
+
+    /// Starts or stops receiving, as the connection wants it.
+    pub(super) fn update_reading(&mut self, id: ConnId) {
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+        match (entry.state.reading, entry.state.gate.lets_read()) {
+            (Reading::Idle, true) => match self.event_loop.receive(id) {
+                Ok(()) => entry.state.reading = Reading::Receiving,
+                Err(_) => self.close(id, CloseReason::Reset, Close::Discard),
+            },
+            (Reading::Receiving, false) if !entry.state.gate.has(Gate::CLOSING) => {
+                entry.state.reading = Reading::Stopping;
+                // A name that is stale has no receive to cancel.
+                let _ = self.event_loop.cancel_receive(id);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! How a server goes.
+//!
+//! ```text
+//!  Serving ──stop──► Draining ──drain time-out──► Flushing ──all closed──► gone
+//!                       │                            │
+//!                       └───── stop_now, or the stop time-out: discard ────► gone
+//! ```
+
+use std::mem;
+
+use kolk_engine::Close;
+use kolk_engine::token::ConnId;
+
+use super::{DRAIN_TIMER, Running, STOP_TIMER, Worker};
+use crate::server::context::LoopContext;
+use crate::server::handler::{CloseReason, Handler};
+use crate::server::state::Gate;
+
+impl<H: Handler<M>, M> Worker<H, M> {
+    /// Nobody is accepted any more; those that are there have the drain time-out to come to an end.
+    pub(super) fn stop(&mut self) {
+        if mem::replace(&mut self.home.stopping, true) {
+            return;
+        }
+        self.close_listeners();
+        let drained = self.event_loop.now() + self.home.settings.drain_timeout;
+        self.event_loop.set_timer(drained, DRAIN_TIMER);
+        self.running = Running::Loop;
+        let mut context = LoopContext { event_loop: &mut self.event_loop, state: &mut self.home };
+        self.handler.on_stop(&mut context);
+        self.running = Running::Nothing;
+    }
+
+    /// Those that are still there send what is queued and close.
+    pub(super) fn flush_all(&mut self) {
+        let cut = self.event_loop.now() + self.home.settings.stop_timeout;
+        self.event_loop.set_timer(cut, STOP_TIMER);
+        self.close_all(Close::Flush);
+    }
+
+    /// What is queued is discarded.
+    pub(super) fn stop_now(&mut self) {
+        self.home.stopping = true;
+        self.close_listeners();
+        self.close_all(Close::Discard);
+    }
+
+    fn close_listeners(&mut self) {
+        for listener in self.listeners.drain(..) {
+            self.event_loop.close(listener, Close::Discard);
+        }
+    }
+
+    fn close_all(&mut self, how: Close) {
+        let loop_number = self.event_loop.loop_number();
+        for (key, entry) in self.sessions.iter_mut() {
+            entry.state.note_reason(CloseReason::ServerStopping);
+            entry.state.gate.set(Gate::CLOSING, true);
+            self.event_loop.close(ConnId::new(loop_number, key), how);
+        }
+    }
+}
