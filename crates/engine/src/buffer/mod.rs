@@ -35,5 +35,5 @@ mod pool;
 pub use arena::Arena;
 pub use lease::Lease;
 pub use linked::LinkedBuffer;
-pub use out_queue::{Chunk, FileRange, OutQueue};
+pub use out_queue::{Chunk, FileRange, Fill, OutQueue};
 pub use pool::{Block, Parts, Pool};

@@ -1,10 +1,12 @@
 //! What a connection has still to send.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::buf::UninitSlice;
+use bytes::{BufMut, Bytes};
 
 use super::Lease;
 use crate::limits::{COPY_SIZE, SPARE_CHUNK_CAPACITY, SPARE_COPY_CAPACITY};
@@ -134,10 +136,57 @@ struct Tail {
     head: usize,
     /// Bytes of `chunks[head]` that are sent.
     head_sent: u64,
+    /// Lengths of whole messages, for [`OutQueue::drop_oldest`]. Together they are the queue, or there are none.
+    messages: VecDeque<u64>,
+}
+
+/// Where [`OutQueue::push_with`] writes to: appends only.
+#[derive(Debug)]
+pub struct Fill<'a>(&'a mut Vec<u8>);
+
+// SAFETY: every method is that of `Vec<u8>`, which keeps the contract.
+unsafe impl BufMut for Fill<'_> {
+    fn remaining_mut(&self) -> usize {
+        self.0.remaining_mut()
+    }
+
+    unsafe fn advance_mut(&mut self, count: usize) {
+        // SAFETY: the caller's guarantee is passed on.
+        unsafe { self.0.advance_mut(count) };
+    }
+
+    fn chunk_mut(&mut self) -> &mut UninitSlice {
+        self.0.chunk_mut()
+    }
+}
+
+/// For `write!`.
+impl io::Write for Fill<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps what belongs to the queue, and nothing more when the one who fills it panics.
+struct Room<'a> {
+    copied: &'a mut Vec<u8>,
+    end: usize,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.copied.truncate(self.end);
+    }
 }
 
 impl Tail {
-    const EMPTY: &'static Self = &Self { chunks: Vec::new(), head: 0, head_sent: 0 };
+    const EMPTY: &'static Self =
+        &Self { chunks: Vec::new(), head: 0, head_sent: 0, messages: VecDeque::new() };
 
     fn unsent(&self) -> &[Piece] {
         &self.chunks[self.head..]
@@ -163,6 +212,11 @@ impl OutQueue {
         self.sent
     }
 
+    /// Room for copied bytes and for chunks together: a measure of what the queue keeps, for tests.
+    pub fn capacity(&self) -> usize {
+        self.copied.capacity() + self.tail().chunks.capacity()
+    }
+
     /// Whether everything is sent.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -177,13 +231,35 @@ impl OutQueue {
         }
         let start = self.copied.len();
         self.copied.extend_from_slice(bytes);
-        self.len += bytes.len() as u64;
+        self.count_copied(start);
+    }
+
+    /// Appends what `fill` writes, straight into the queue. Room for `reserve` bytes is made first; more may be
+    /// written. Answers how many were.
+    pub fn push_with(&mut self, reserve: usize, fill: impl FnOnce(&mut Fill<'_>)) -> u64 {
+        let start = self.copied.len();
+        self.copied.reserve(reserve);
+        let mut room = Room { copied: &mut self.copied, end: start };
+        fill(&mut Fill(room.copied));
+        room.end = room.copied.len();
+        drop(room);
+        if self.copied.len() > start {
+            self.count_copied(start);
+        }
+        (self.copied.len() - start) as u64
+    }
+
+    /// What was copied from `start` on belongs to the queue.
+    #[inline]
+    fn count_copied(&mut self, start: usize) {
+        let count = self.copied.len() - start;
+        self.len += count as u64;
         let chunks = self.tail.as_mut().map(|tail| &mut tail.chunks).filter(|chunks| !chunks.is_empty());
         match chunks {
             None => self.lead = self.copied.len(),
             Some(chunks) => match chunks.last_mut() {
-                Some(Piece::Copied { len, .. }) => *len += bytes.len(),
-                _ => chunks.push(Piece::Copied { start, len: bytes.len() }),
+                Some(Piece::Copied { len, .. }) => *len += count,
+                _ => chunks.push(Piece::Copied { start, len: count }),
             },
         }
     }
@@ -202,6 +278,28 @@ impl OutQueue {
             self.len += chunk.len();
             self.tail.get_or_insert_default().chunks.push(Piece::Kept(chunk));
         }
+    }
+
+    /// Says that the last `len` bytes are one whole message, which is dropped as a whole or not at all.
+    pub fn end_message(&mut self, len: u64) {
+        let tail = self.tail.get_or_insert_default();
+        tail.messages.push_back(len);
+        debug_assert_eq!(tail.messages.iter().sum::<u64>(), self.len, "every message of a queue is ended");
+    }
+
+    /// Drops the oldest messages until `excess` bytes are gone, but never the newest. For a queue that is being
+    /// filled, and whose messages were all [ended](Self::end_message). Answers how many messages and bytes went.
+    pub fn drop_oldest(&mut self, excess: u64) -> (u64, u64) {
+        let (mut count, mut bytes) = (0, 0);
+        let Some(tail) = &mut self.tail else { return (0, 0) };
+        while bytes < excess && tail.messages.len() > 1 {
+            bytes += tail.messages.pop_front().unwrap_or_default();
+            count += 1;
+        }
+        self.len -= bytes;
+        self.pass(bytes);
+        self.compact();
+        (count, bytes)
     }
 
     /// Fills `slices` with the bytes to send next, up to the first file range, and says how many of
@@ -262,11 +360,47 @@ impl OutQueue {
         if self.len == 0 {
             return self.release();
         }
-        let of_lead = self.lead().len().min(count as usize);
+        self.pass(count);
+    }
+
+    /// Moves the front on by `count` bytes.
+    #[inline]
+    fn pass(&mut self, count: u64) {
+        let of_lead = self.lead().len().min(usize::try_from(count).unwrap_or(usize::MAX));
         self.lead_sent += of_lead;
         if let Some(tail) = &mut self.tail {
             tail.head_sent += count - of_lead as u64;
             tail.drop_sent();
+        }
+    }
+
+    /// Gives back the memory in front of what is still to be sent, once it is half of all: a queue whose oldest
+    /// messages are dropped again and again must not grow, and moves each byte at most once more.
+    fn compact(&mut self) {
+        let tail = self.tail.get_or_insert_default();
+        if tail.head * 2 >= tail.chunks.len() {
+            tail.chunks.drain(..tail.head);
+            tail.head = 0;
+        }
+        let first_copied = tail.unsent().iter().find_map(|piece| match piece {
+            Piece::Copied { start, .. } => Some(*start),
+            Piece::Kept(_) => None,
+        });
+        let dead = if self.lead_sent < self.lead {
+            self.lead_sent
+        } else {
+            first_copied.unwrap_or(self.copied.len())
+        };
+        if dead * 2 < self.copied.len() {
+            return;
+        }
+        self.copied.drain(..dead);
+        self.lead = self.lead.saturating_sub(dead);
+        self.lead_sent = 0;
+        for piece in &mut tail.chunks[tail.head..] {
+            if let Piece::Copied { start, .. } = piece {
+                *start -= dead;
+            }
         }
     }
 
@@ -302,6 +436,7 @@ impl OutQueue {
             tail.chunks.clear();
             tail.head = 0;
             tail.head_sent = 0;
+            tail.messages.clear();
             if tail.chunks.capacity() > SPARE_CHUNK_CAPACITY {
                 self.tail = None;
             }

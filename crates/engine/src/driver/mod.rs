@@ -139,6 +139,15 @@ impl Driver {
         dispatch!(self, driver => driver.send(key, queue))
     }
 
+    /// Gives the kernel what was started, without waiting for the turn.
+    pub fn submit_queued(&mut self) {
+        match self {
+            Self::Uring(driver) => driver.submit_queued(),
+            // They have it already.
+            Self::Epoll(_) | Self::Sim(_) => {}
+        }
+    }
+
     /// Asks for the end of the operation in `direction`; no effect if there is none.
     pub fn cancel(&mut self, key: Key, direction: Direction) {
         dispatch!(self, driver => driver.cancel(key, direction));

@@ -12,7 +12,7 @@ use crate::token::Key;
 
 impl Core {
     pub(super) fn begin_flush(&mut self, key: Key) {
-        let deadline = self.now + limits::CLOSE_TIMEOUT;
+        let deadline = self.now + self.close_timeout;
         let timer = self.timers.insert(deadline, TimerTask::CloseTimeout(key));
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.phase = Phase::Flushing;

@@ -10,7 +10,7 @@ use crate::buffer::Lease;
 use crate::driver::Socket;
 use crate::limits;
 use crate::log;
-use crate::op::{Op, Outcome, is_cancelled, less_one};
+use crate::op::{Outcome, is_cancelled, less_one};
 use crate::socket;
 use crate::token::{ConnId, Key};
 
@@ -101,16 +101,19 @@ impl Core {
         result: io::Result<Socket>,
     ) -> Option<Event<M>> {
         let slot = self.slots.get_mut(listener.key())?;
+        slot.accepting &= result.is_ok();
         match result {
             Ok(socket) => {
                 slot.count = 0;
                 (slot.phase == Phase::Open).then_some(Event::Accepted(listener, socket))
             }
             Err(_) if slot.phase != Phase::Open => None,
-            Err(error) if socket::is_lost_in_accept(&error) => {
-                self.start(listener.key(), Op::Accept);
+            Err(error) if socket::is_lost_in_accept(&error) || is_cancelled(&error) => {
+                self.start_accepting(listener.key());
                 None
             }
+            // It is to wait already, for another reason.
+            Err(_) if slot.timer.is_some() => None,
             Err(error) => {
                 let pause = accept_pause(slot.count);
                 slot.count += 1;

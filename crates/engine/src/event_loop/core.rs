@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::slot::{Phase, Slot, TimerTask};
 use super::{Config, Event, LoopStats, Progress};
@@ -41,6 +42,9 @@ pub struct Core {
     /// Completions and timers that this turn may still dispatch.
     budget: Budget,
     turns: u64,
+    /// Asked for by the front end.
+    timer_operations: u64,
+    pub(super) close_timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +87,8 @@ impl Core {
             now,
             budget: Budget::TURN,
             turns: 0,
+            timer_operations: 0,
+            close_timeout: config.close_timeout,
         })
     }
 
@@ -189,6 +195,11 @@ impl Core {
         self.now
     }
 
+    /// The time at this moment, from the clock.
+    pub fn read_clock(&self) -> Timestamp {
+        self.driver.now()
+    }
+
     /// Number of this loop among the program's loops.
     pub fn loop_number(&self) -> u16 {
         self.loop_number
@@ -210,6 +221,7 @@ impl Core {
             turns: self.turns,
             sockets: self.slots.len(),
             timers: self.timers.len(),
+            timer_operations: self.timer_operations,
             messages: 0,
             wake_ups: 0,
             driver: self.driver.stats(),
@@ -221,16 +233,19 @@ impl Core {
     /// Sets a timer: [`Event::Timer`] brings `payload` back once `deadline` has passed, at most one
     /// tick of the wheel (0.13 ms) and the length of a turn later, never earlier.
     pub fn set_timer(&mut self, deadline: Timestamp, payload: u64) -> TimerId {
+        self.timer_operations += 1;
         self.timers.insert(deadline, TimerTask::Program(payload))
     }
 
     /// Moves a timer; `false` if it fired or was cancelled before.
     pub fn move_timer(&mut self, timer: TimerId, deadline: Timestamp) -> bool {
+        self.timer_operations += 1;
         self.timers.reschedule(timer, deadline)
     }
 
     /// Cancels a timer; `false` if it fired or was cancelled before.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        self.timer_operations += 1;
         self.timers.cancel(timer).is_some()
     }
 
@@ -240,11 +255,8 @@ impl Core {
             TimerTask::CloseTimeout(key) => self.finish_close(key),
             TimerTask::CheckUnsent(key) => self.check_unsent(key),
             TimerTask::AcceptAgain(key) => {
-                let slot = self.slots.get_mut(key)?;
-                slot.timer = None;
-                if slot.phase == Phase::Open {
-                    self.start(key, Op::Accept);
-                }
+                self.slots.get_mut(key)?.timer = None;
+                self.start_accepting(key);
             }
         }
         None

@@ -49,6 +49,8 @@ pub struct Config {
     pub slots: u32,
     /// Messages that may wait in the mailbox.
     pub mailbox_capacity: usize,
+    /// Time that a close with [`Close::Flush`] may take.
+    pub close_timeout: Duration,
 }
 
 impl Default for Config {
@@ -59,6 +61,7 @@ impl Default for Config {
             loop_number: 0,
             slots: limits::SLOTS,
             mailbox_capacity: limits::MAILBOX_CAPACITY,
+            close_timeout: limits::CLOSE_TIMEOUT,
         }
     }
 }
@@ -109,7 +112,7 @@ pub enum Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
     /// Send what is queued, end our direction, read and discard until the peer's end of stream, then
-    /// close. Bounded by [`limits::CLOSE_TIMEOUT`] and [`limits::DRAIN_BYTES`].
+    /// close. Bounded by [`Config::close_timeout`] and [`limits::DRAIN_BYTES`].
     Flush,
     /// Discard what is queued and close.
     Discard,
@@ -126,6 +129,8 @@ pub struct LoopStats {
     pub sockets: usize,
     /// Timers that are set.
     pub timers: usize,
+    /// Timers that were ever set, moved or cancelled.
+    pub timer_operations: u64,
     /// Messages that arrived in the mailbox.
     pub messages: u64,
     /// System calls made to wake the loop for them.

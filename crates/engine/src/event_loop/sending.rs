@@ -11,7 +11,7 @@ use std::io;
 use super::Event;
 use super::core::Core;
 use super::slot::Phase;
-use crate::buffer::{Chunk, OutQueue};
+use crate::buffer::{Chunk, Fill, OutQueue};
 use crate::limits;
 use crate::op::{Direction, is_cancelled};
 use crate::token::{ConnId, Key};
@@ -49,11 +49,69 @@ impl Core {
         Ok(queued)
     }
 
+    /// Queues what `fill` writes, straight into the out-queue, which has room for `reserve` bytes at once. Answers
+    /// how many were written, and how many are queued.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write); `fill` is not called then.
+    pub fn write_with(
+        &mut self,
+        conn: ConnId,
+        reserve: usize,
+        fill: impl FnOnce(&mut Fill<'_>),
+    ) -> io::Result<(u64, u64)> {
+        let (queue, _) = self.out_queue(conn, 0)?;
+        let count = queue.push_with(reserve, fill);
+        let slot = self.open_slot(conn)?;
+        slot.queued = slot.queued.saturating_add(count);
+        Ok((count, slot.queued))
+    }
+
+    /// Says that the last `len` bytes that were written are one whole message. Only connections of which every
+    /// message is ended may have some dropped.
+    pub fn end_message(&mut self, conn: ConnId, len: u64) {
+        if let Some(slot) = self.slots.get_mut(conn.key())
+            && let Some(queue) = &mut slot.out
+        {
+            queue.end_message(len);
+        }
+    }
+
+    /// Drops the oldest messages of which no byte was given to a send, until `excess` bytes are gone, but never
+    /// the newest. Answers how many messages and bytes went.
+    pub fn drop_oldest(&mut self, conn: ConnId, excess: u64) -> (u64, u64) {
+        let Some(slot) = self.slots.get_mut(conn.key()) else { return (0, 0) };
+        let Some(queue) = &mut slot.out else { return (0, 0) };
+        let (count, bytes) = queue.drop_oldest(excess);
+        slot.queued -= bytes;
+        (count, bytes)
+    }
+
+    /// Sends what is queued at once, instead of with the next turn. No effect while a send is in flight.
+    pub fn flush(&mut self, conn: ConnId) {
+        if self.slots.get(conn.key()).is_some_and(|slot| slot.dirty) {
+            self.send_queued(conn.key());
+            self.driver.submit_queued();
+        }
+    }
+
+    /// Connections that were written to since the last turn, in that order; some may be closed by now.
+    pub fn written_to(&self) -> impl Iterator<Item = ConnId> {
+        self.dirty.iter().map(|&key| ConnId::new(self.loop_number, key))
+    }
+
     /// Bytes that were written and have not left, as far as it is known: those of a send in flight count until
     /// it ends. 0 for a stale name.
     #[inline]
     pub fn queued(&self, conn: ConnId) -> u64 {
         self.slots.get(conn.key()).map_or(0, |slot| slot.queued)
+    }
+
+    /// Those of the queued bytes that were given to no send. 0 for a stale name.
+    pub fn unsent(&self, conn: ConnId) -> u64 {
+        let out = self.slots.get(conn.key()).and_then(|slot| slot.out.as_ref());
+        out.map_or(0, |queue| queue.len())
     }
 
     /// Whether each send of the connection that ends, also the one in flight, brings an [`Event::Sent`], and
@@ -114,20 +172,31 @@ impl Core {
     pub(super) fn flush_dirty(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for key in dirty.drain(..) {
-            let Some(slot) = self.slots.get_mut(key) else { continue };
-            slot.dirty = false;
-            if slot.sending || slot.phase == Phase::Closing {
-                continue;
-            }
-            let Some(queue) = slot.out.take() else { continue };
-            slot.sending = true;
-            if let Some(queue) = self.driver.send(key, queue) {
-                self.on_sent(key, queue, Ok(()));
-            }
+            self.send_queued(key);
         }
         // Nothing above writes, but a send that ended at once may have made its slot dirty again.
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
+    }
+
+    /// Starts one send for a connection that was written to.
+    #[inline]
+    fn send_queued(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.dirty = false;
+        if slot.sending || slot.phase == Phase::Closing {
+            return;
+        }
+        let Some(queue) = slot.out.take() else { return };
+        if queue.is_empty() {
+            // Who was to fill it wrote nothing.
+            self.spare_queues.push(queue);
+            return self.after_output(key);
+        }
+        slot.sending = true;
+        if let Some(queue) = self.driver.send(key, queue) {
+            self.on_sent(key, queue, Ok(()));
+        }
     }
 
     /// The queue of a send comes back.

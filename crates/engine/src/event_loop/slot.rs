@@ -17,6 +17,8 @@ pub(super) struct Slot {
     pub(super) input_ended: bool,
     /// A connect is in flight: writes and the receive wait for it.
     pub(super) connecting: bool,
+    /// An accept is in flight.
+    pub(super) accepting: bool,
     /// `shutdown_write` was asked for: nothing more may be written.
     pub(super) output_ended: bool,
     /// The front end hears of each send that ends.

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
 use super::core::Core;
-use super::slot::{Phase, Role, Slot};
+use super::slot::{Phase, Role, Slot, TimerTask};
 use super::{Close, Event};
 use crate::driver::Socket;
 use crate::op::{self, Direction, Interest, Op, OutDatagram};
@@ -70,6 +71,13 @@ impl Core {
         self.driver.socket(conn.key())
     }
 
+    /// Streams that are open, in the order of their slots; also those that are connecting. Visits every slot.
+    pub fn connections(&self) -> impl Iterator<Item = ConnId> {
+        let open = |slot: &Slot| slot.role == Role::Stream && slot.phase == Phase::Open;
+        let open = self.slots.iter().filter(move |(_, slot)| open(slot));
+        open.map(|(key, _)| ConnId::new(self.loop_number, key))
+    }
+
     /// Accepts connections on a listener until it is closed. A lack of resources pauses it, longer each
     /// time, and it goes on by itself.
     ///
@@ -78,8 +86,39 @@ impl Core {
     /// `NotConnected` for a stale name, `ResourceBusy` if it accepts already.
     pub fn accept(&mut self, listener: ConnId) -> io::Result<()> {
         self.take_role(listener, Role::Listener)?;
-        self.start(listener.key(), Op::Accept);
+        self.start_accepting(listener.key());
         Ok(())
+    }
+
+    /// Accepts nobody for `pause`, and then goes on by itself. Connections wait in the listener's backlog meanwhile;
+    /// those that the kernel has accepted already still come.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name, `InvalidInput` for what is no listener.
+    pub fn pause_accept(&mut self, listener: ConnId, pause: Duration) -> io::Result<()> {
+        let again = self.now + pause;
+        let slot = self.open_slot(listener)?;
+        if slot.role != Role::Listener {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if let Some(timer) = slot.timer {
+            self.timers.reschedule(timer, again);
+            return Ok(());
+        }
+        let timer = self.timers.insert(again, TimerTask::AcceptAgain(listener.key()));
+        self.open_slot(listener)?.timer = Some(timer);
+        self.driver.cancel(listener.key(), Direction::Auxiliary);
+        Ok(())
+    }
+
+    /// Accepts, unless it does or is to wait.
+    pub(super) fn start_accepting(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if slot.phase == Phase::Open && slot.timer.is_none() && !slot.accepting {
+            slot.accepting = true;
+            self.start(key, Op::Accept);
+        }
     }
 
     /// Makes a stream socket and connects it; [`Event::Connected`] tells what came of it. Writes and

@@ -57,6 +57,7 @@ mod connections;
 mod counted;
 mod datagrams;
 mod dropping;
+mod output;
 mod pressure;
 mod refusals;
 mod streams;

@@ -202,6 +202,11 @@ impl Uring {
         }
     }
 
+    pub(super) fn submit_queued(&mut self) {
+        // A failure leaves the entries queued, and the turn's own call reports it.
+        let _ = self.ring.submit();
+    }
+
     pub(super) fn cancel(&mut self, key: Key, direction: Direction) {
         if self.row_mut(key).is_none() {
             return;

@@ -121,7 +121,8 @@ impl Ring {
         }
     }
 
-    fn submit(&mut self) -> io::Result<()> {
+    /// Submits without waiting.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
         self.enter(0, EnterFlags::empty(), None)
     }
 
