@@ -136,6 +136,12 @@ impl Error {
         })
     }
 
+    /// An output limit dropped a message.
+    pub(crate) fn dropped() -> Self {
+        let message = "the message was dropped: too much is queued for the connection";
+        Self::of_kind(io::ErrorKind::ResourceBusy, Cow::Borrowed(message))
+    }
+
     /// A loop does not keep up with what it is sent.
     pub(crate) fn loop_is_busy() -> Self {
         let message = "the event loop's mailbox is full: send less, or try again later";

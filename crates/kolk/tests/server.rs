@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kolk::DriverKind;
 use kolk::server::{Action, Conn, Handler, Input};

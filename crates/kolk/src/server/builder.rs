@@ -9,6 +9,7 @@ use kolk_engine::driver::DriverChoice;
 
 use super::handler::Handler;
 use super::limits::{CLOSE_TIMEOUT, EVENT_LOOPS_MAX, INPUT_LIMIT, STOP_TIMEOUT};
+use super::output::{OutputLimits, Overflow};
 use super::running::RunningServer;
 use super::starting;
 use crate::error::{Error, Result};
@@ -35,6 +36,7 @@ impl Server {
                 stop_timeout: STOP_TIMEOUT,
                 close_timeout: CLOSE_TIMEOUT,
                 on_panic: OnPanic::Close,
+                output: OutputLimits::default(),
             },
             stop_on_signals: true,
         }
@@ -62,6 +64,7 @@ pub(super) struct Settings {
     pub(super) stop_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) on_panic: OnPanic,
+    pub(super) output: OutputLimits,
 }
 
 /// What a panic in a callback ends.
@@ -113,6 +116,31 @@ impl Builder {
     /// 1 MiB.
     pub fn input_limit(mut self, bytes: usize) -> Self {
         self.settings.input_limit = bytes;
+        self
+    }
+
+    /// Bytes queued for one connection above which it is not writable, and at which it is again:
+    /// [`Conn::is_writable`](super::Conn::is_writable), [`Handler::on_writable`]. Default: 256 KiB and 1 MiB.
+    ///
+    /// A low mark above the high one is the same as an equal one.
+    pub fn output_watermarks(mut self, low: u64, high: u64) -> Self {
+        self.settings.output.low = low.min(high);
+        self.settings.output.high = high;
+        self
+    }
+
+    /// Bytes that may be queued for one connection at all, and what happens beyond that. Default: 64 MiB, and the
+    /// connection is reset.
+    pub fn output_cap(mut self, bytes: u64, overflow: Overflow) -> Self {
+        self.settings.output.cap = bytes;
+        self.settings.output.overflow = overflow;
+        self
+    }
+
+    /// Whether the reading of a connection pauses while more is queued for it than the high watermark, so that
+    /// a peer which does not read is not read from. Default: yes.
+    pub fn pause_reading_when_full(mut self, pause: bool) -> Self {
+        self.settings.output.pauses_reading = pause;
         self
     }
 

@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use kolk_engine::Core;
-use kolk_engine::buffer::Chunk;
 use kolk_engine::token::ConnId;
 
 use super::context::{Later, LoopContext, LoopState};
@@ -48,43 +47,6 @@ impl Conn<'_> {
     /// The loop that the connection lives on, and the other connections there.
     pub fn context(&mut self) -> LoopContext<'_> {
         LoopContext { event_loop: self.event_loop, state: self.home }
-    }
-}
-
-/// Writing.
-impl Conn<'_> {
-    /// Queues bytes that are kept by reference: `Bytes`, `Vec<u8>`, static slices and strings, a
-    /// [`FileRange`](crate::FileRange), what [`Input::take`](super::Input::take) gave. Up to 512 bytes are copied
-    /// instead, which is cheaper.
-    ///
-    /// All writes of one turn leave in one send. On a connection that is closing they go nowhere.
-    #[inline]
-    pub fn write(&mut self, chunk: impl Into<Chunk>) {
-        let chunk = chunk.into();
-        let len = chunk.len();
-        if let Ok(queued) = self.event_loop.write(self.id, chunk) {
-            self.wrote(len, queued);
-        }
-    }
-
-    /// Queues a copy of `bytes`.
-    #[inline]
-    pub fn write_copy(&mut self, bytes: &[u8]) {
-        if let Ok(queued) = self.event_loop.write_copy(self.id, bytes) {
-            self.wrote(bytes.len() as u64, queued);
-        }
-    }
-
-    #[inline]
-    fn wrote(&mut self, len: u64, queued: u64) {
-        self.home.stats.bytes_sent += len;
-        let _ = queued;
-    }
-
-    /// Bytes that were written and have not left, as far as it is known: those of a send in flight count until
-    /// it ends.
-    pub fn queued(&self) -> u64 {
-        self.event_loop.queued(self.id)
     }
 }
 

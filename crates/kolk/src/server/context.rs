@@ -18,6 +18,10 @@ pub(super) struct LoopState {
     pub(super) settings: Arc<Settings>,
     pub(super) stats: Stats,
     pub(super) groups: Groups,
+    /// See [`OutputLimits::careless`](super::output::OutputLimits).
+    pub(super) careless: u64,
+    /// Connections that were written to and whose handler wants to be asked before it leaves.
+    pub(super) hooked: Vec<ConnId>,
     /// What callbacks asked for that needs the handler, or concerns other connections than their own: done once
     /// the turn's events are.
     pub(super) later: VecDeque<Later>,

@@ -5,6 +5,17 @@ use std::time::Duration;
 /// Connections that may wait to be accepted: as many as the largest `somaxconn` that systems ship with.
 pub(crate) const BACKLOG: i32 = 4096;
 
+/// Bytes queued for one connection from which on it is not writable, and its reading pauses: the kernel has some
+/// megabytes more, so a peer that reads at all is never kept waiting by it.
+pub(crate) const OUTPUT_HIGH: u64 = 1 << 20;
+
+/// Bytes queued for one connection at which it is writable again.
+pub(crate) const OUTPUT_LOW: u64 = 256 << 10;
+
+/// Bytes that may be queued for one connection at all. High enough for a large answer; without any, a peer that
+/// never reads would take all memory.
+pub(crate) const OUTPUT_CAP: u64 = 64 << 20;
+
 /// Bytes that a handler may leave unconsumed on one connection. A frame that is longer needs a higher
 /// limit; without any, a peer that never ends its frame would take all memory.
 pub(crate) const INPUT_LIMIT: usize = 1 << 20;

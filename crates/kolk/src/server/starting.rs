@@ -210,6 +210,7 @@ impl Plan {
         let config = Config {
             driver: self.settings.driver.clone(),
             loop_number: self.number as u16,
+            close_timeout: self.settings.close_timeout,
             ..Config::default()
         };
         EventLoop::new(&config)

@@ -4,6 +4,7 @@ use kolk_engine::timer::TimerId;
 
 use super::groups::Group;
 use super::handler::CloseReason;
+use super::notices::Notices;
 
 /// Beside the session and the input: what [`Conn`](super::Conn) works on.
 ///
@@ -21,6 +22,8 @@ pub(super) struct ConnState {
     pub(super) is_full: bool,
     /// `on_flush` and `on_sent` are called.
     pub(super) hooks_writes: bool,
+    /// `on_flush` is to be called before the next turn.
+    pub(super) hook_is_due: bool,
     /// Bytes of input without which `on_data` need not be called.
     pub(super) needs: u32,
     /// When something last arrived and when something last left, in milliseconds of the loop's clock.
@@ -38,6 +41,8 @@ pub(super) struct Extra {
     pub(super) reason: Option<CloseReason>,
     /// What it has joined.
     pub(super) groups: Vec<Group>,
+    /// Who hears that a write has left.
+    pub(super) notices: Notices,
 }
 
 /// Reasons for which input waits, one bit each.
@@ -110,14 +115,18 @@ pub(super) enum Reading {
 pub(super) enum Ask {
     Detach,
     Close,
-    /// More was written than may be queued.
-    OutputLimit,
     CloseNow,
 }
 
 impl ConnState {
     pub(super) fn new(listener: u16, now: u32) -> Self {
         Self { listener, last_input: now, last_output: now, ..Self::default() }
+    }
+
+    /// Whether somebody wants to know of each send that ends.
+    pub(super) fn wants_reports(&self) -> bool {
+        let has_notices = self.extra.as_ref().is_some_and(|extra| !extra.notices.is_empty());
+        self.is_full || self.hooks_writes || has_notices || self.gate.has(Gate::DETACHING)
     }
 
     pub(super) fn extra(&mut self) -> &mut Extra {

@@ -23,6 +23,8 @@ pub struct Stats {
     pub accept_pauses: u64,
     /// Callbacks that panicked.
     pub panics: u64,
+    /// Messages that an output limit dropped.
+    pub messages_dropped: u64,
 }
 
 /// One loop's counters, where other threads can read them. Written by the loop's thread only.
@@ -36,6 +38,7 @@ pub(super) struct Published {
     bytes_sent: AtomicU64,
     accept_pauses: AtomicU64,
     panics: AtomicU64,
+    messages_dropped: AtomicU64,
 }
 
 impl Published {
@@ -47,6 +50,7 @@ impl Published {
         self.bytes_sent.store(stats.bytes_sent, Ordering::Relaxed);
         self.accept_pauses.store(stats.accept_pauses, Ordering::Relaxed);
         self.panics.store(stats.panics, Ordering::Relaxed);
+        self.messages_dropped.store(stats.messages_dropped, Ordering::Relaxed);
     }
 
     pub(super) fn add_to(&self, sum: &mut Stats) {
@@ -57,5 +61,6 @@ impl Published {
         sum.bytes_sent += self.bytes_sent.load(Ordering::Relaxed);
         sum.accept_pauses += self.accept_pauses.load(Ordering::Relaxed);
         sum.panics += self.panics.load(Ordering::Relaxed);
+        sum.messages_dropped += self.messages_dropped.load(Ordering::Relaxed);
     }
 }

@@ -32,7 +32,6 @@ impl<H: Handler<M>, M> Worker<H, M> {
             None => self.update_reading(id),
             Some(Ask::Close) => self.close(id, CloseReason::ByHandler, Close::Flush),
             Some(Ask::CloseNow) => self.close(id, CloseReason::ByHandler, Close::Reset),
-            Some(Ask::OutputLimit) => self.close(id, CloseReason::OutputLimit, Close::Reset),
             Some(Ask::Detach) => self.detach(id),
         }
     }
@@ -76,6 +75,9 @@ impl<H: Handler<M>, M> Worker<H, M> {
         for group in extra.groups.drain(..) {
             self.home.groups.leave(&group, id.key());
         }
+        self.running = Running::Loop;
+        extra.notices.fail();
+        self.running = Running::Nothing;
     }
 
     /// A callback panicked: its connection closes, and the loop goes on.

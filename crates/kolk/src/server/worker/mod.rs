@@ -92,6 +92,8 @@ impl<H: Handler<M>, M> Worker<H, M> {
         sockets: Vec<Socket>,
     ) -> io::Result<Self> {
         let home = LoopState {
+            careless: settings.output.careless(),
+            hooked: Vec::new(),
             settings,
             stats: Stats::default(),
             groups: Groups::default(),
@@ -141,6 +143,7 @@ impl<H: Handler<M>, M> Worker<H, M> {
 
     fn serve(&mut self) -> io::Result<()> {
         while !self.home.stopping || self.event_loop.stats().sockets > 0 {
+            self.call_hooks();
             // What a turn left undone comes first in the next, which does not wait.
             let deadline = (!self.home.later.is_empty()).then(|| self.event_loop.now());
             self.event_loop.turn(deadline)?;
