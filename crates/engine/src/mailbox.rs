@@ -187,7 +187,7 @@ impl<M, W: Wake> Mailbox<M, W> {
 
     /// What went through since the mailbox was made.
     pub fn stats(&self) -> MailboxStats {
-        MailboxStats { sent: self.shared.lock().sent, wake_ups: self.shared.wake_ups.load(Ordering::Relaxed) }
+        self.shared.stats()
     }
 
     /// Swaps the empty batch for the shared queue.
@@ -239,6 +239,11 @@ impl<M, W: Wake> Sender<M, W> {
         Ok(())
     }
 
+    /// What went through since the mailbox was made.
+    pub fn stats(&self) -> MailboxStats {
+        self.shared.stats()
+    }
+
     /// Sends many messages under one lock and with at most one wake-up.
     ///
     /// Takes them from the front of `batch` and leaves the batch's allocation to the caller, for the next
@@ -286,6 +291,10 @@ impl<M, W: Wake> Shared<M, W> {
     /// A panic under the lock leaves the queue whole, so the loop takes no notice of the poison.
     fn lock(&self) -> MutexGuard<'_, Queue<M>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stats(&self) -> MailboxStats {
+        MailboxStats { sent: self.lock().sent, wake_ups: self.wake_ups.load(Ordering::Relaxed) }
     }
 
     /// Whether messages wait, without the lock. What a stale answer misses, the look after

@@ -142,6 +142,14 @@ impl Error {
         Self::of_kind(io::ErrorKind::ResourceBusy, Cow::Borrowed(message))
     }
 
+    /// A worker pool has no room.
+    pub(crate) fn pool_is_full(threads: usize, queue: usize) -> Self {
+        let message = format!(
+            "the pool of {threads} threads is busy, and {queue} jobs wait: offload less, or give it more threads"
+        );
+        Self::of_kind(io::ErrorKind::ResourceBusy, message.into())
+    }
+
     /// A loop does not keep up with what it is sent.
     pub(crate) fn loop_is_busy() -> Self {
         let message = "the event loop's mailbox is full: send less, or try again later";

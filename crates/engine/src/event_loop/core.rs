@@ -215,8 +215,8 @@ impl Core {
         &self.driver_reason
     }
 
-    /// Counters, but for those of the mailbox.
-    pub(super) fn stats(&self) -> LoopStats {
+    /// Counters since the loop was made, but for those of the mailbox, which are zero: they take a lock.
+    pub fn counters(&self) -> LoopStats {
         LoopStats {
             turns: self.turns,
             sockets: self.slots.len(),

@@ -230,7 +230,7 @@ impl<M> EventLoop<M> {
     /// Counters since the loop was made.
     pub fn stats(&self) -> LoopStats {
         let mailbox = self.mailbox.stats();
-        LoopStats { messages: mailbox.sent, wake_ups: mailbox.wake_ups, ..self.core.stats() }
+        LoopStats { messages: mailbox.sent, wake_ups: mailbox.wake_ups, ..self.core.counters() }
     }
 }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 use kolk_engine::driver::DriverChoice;
 
 use super::handler::Handler;
-use super::limits::{CLOSE_TIMEOUT, EVENT_LOOPS_MAX, INPUT_LIMIT, STOP_TIMEOUT};
+use super::limits::{CLOSE_TIMEOUT, EVENT_LOOPS_MAX, INPUT_LIMIT, POOL_QUEUE, POOL_THREADS, STOP_TIMEOUT};
 use super::output::{OutputLimits, Overflow};
 use super::running::RunningServer;
 use super::starting;
+use super::timers::{IdleTimeouts, millis};
 use crate::error::{Error, Result};
 use crate::listener::Listeners;
 
@@ -37,6 +38,11 @@ impl Server {
                 close_timeout: CLOSE_TIMEOUT,
                 on_panic: OnPanic::Close,
                 output: OutputLimits::default(),
+                idle: IdleTimeouts::NONE,
+                max_connections: u64::MAX,
+                accept_rate: None,
+                pool_threads: POOL_THREADS,
+                pool_queue: POOL_QUEUE,
             },
             stop_on_signals: true,
         }
@@ -65,6 +71,11 @@ pub(super) struct Settings {
     pub(super) close_timeout: Duration,
     pub(super) on_panic: OnPanic,
     pub(super) output: OutputLimits,
+    pub(super) idle: IdleTimeouts,
+    pub(super) max_connections: u64,
+    pub(super) accept_rate: Option<u32>,
+    pub(super) pool_threads: usize,
+    pub(super) pool_queue: usize,
 }
 
 /// What a panic in a callback ends.
@@ -116,6 +127,52 @@ impl Builder {
     /// 1 MiB.
     pub fn input_limit(mut self, bytes: usize) -> Self {
         self.settings.input_limit = bytes;
+        self
+    }
+
+    /// Connections that the server has at one time; further ones are accepted, closed at once and counted as
+    /// [`Stats::refused`](super::Stats::refused). Default: as many as there are descriptors.
+    pub fn max_connections(mut self, most: u64) -> Self {
+        self.settings.max_connections = most;
+        self
+    }
+
+    /// Connections that the server accepts in a second, over all loops; those that come faster wait in the
+    /// listeners' backlogs. Bursts of 10 ms, and what the kernel hands over at once, are let through and made up for.
+    /// Zero is one. Default: no limit.
+    pub fn accept_rate(mut self, per_second: u32) -> Self {
+        self.settings.accept_rate = Some(per_second);
+        self
+    }
+
+    /// Threads of the pool for slow work, which all loops share, and jobs that may wait for one:
+    /// [`Conn::offload`](super::Conn::offload). The threads start with the first job. When the server has
+    /// stopped, jobs that wait are dropped, and those that run are waited for. Default: 4 threads, 1024 jobs.
+    pub fn offload_pool(mut self, threads: usize, queue: usize) -> Self {
+        self.settings.pool_threads = threads;
+        self.settings.pool_queue = queue;
+        self
+    }
+
+    /// Closes a connection that has neither received nor written anything for this time, with
+    /// [`CloseReason::Idle`](super::CloseReason::Idle). Default: never.
+    ///
+    /// Measured to a millisecond, up to 24 days. It costs nothing a message. What a handler writes counts when
+    /// it is written: see [`Conn::set_write_deadline`](super::Conn::set_write_deadline) for a peer that does not take it.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.idle.both = millis(timeout);
+        self
+    }
+
+    /// The same for a connection that has not received anything. Default: never.
+    pub fn read_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.idle.read = millis(timeout);
+        self
+    }
+
+    /// The same for a connection to which nothing was written. Default: never.
+    pub fn write_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.idle.write = millis(timeout);
         self
     }
 

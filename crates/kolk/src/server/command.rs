@@ -6,6 +6,7 @@ use kolk_engine::token::Key;
 
 use super::conn::Conn;
 use super::groups::Group;
+use super::offload::Offloaded;
 use crate::error::Result;
 
 /// One message of a loop's mailbox. `S` is the session of a connection, `M` what the program sends to one.
@@ -17,6 +18,8 @@ pub(super) enum Command<S, M> {
     CloseNow(Key),
     Message(Key, M),
     Run(Key, Task<S>),
+    /// The result of a job that a connection gave to the pool.
+    Offloaded(Offloaded),
     /// To many.
     Broadcast(Audience, Bytes),
     /// Stop gracefully.

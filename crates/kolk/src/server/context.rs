@@ -8,14 +8,18 @@ use kolk_engine::Core;
 use kolk_engine::buffer::Chunk;
 use kolk_engine::token::{ConnId, Key};
 
+use super::admission::Admission;
 use super::builder::Settings;
 use super::command::Audience;
 use super::groups::{Group, Groups};
+use super::offload::Office;
 use super::stats::Stats;
+use super::timers::Tasks;
 
 /// What a loop of a server keeps beside its connections, whatever their sessions are.
 pub(super) struct LoopState {
     pub(super) settings: Arc<Settings>,
+    pub(super) admission: Arc<Admission>,
     pub(super) stats: Stats,
     pub(super) groups: Groups,
     /// See [`OutputLimits::careless`](super::output::OutputLimits).
@@ -30,6 +34,27 @@ pub(super) struct LoopState {
     /// The time of this turn in milliseconds, for what is written down at each message.
     pub(super) now: u32,
     pub(super) stopping: bool,
+    pub(super) tasks: Tasks,
+    pub(super) office: Office,
+}
+
+impl LoopState {
+    pub(super) fn new(settings: Arc<Settings>, admission: Arc<Admission>, office: Office) -> Self {
+        Self {
+            careless: settings.output.careless(),
+            settings,
+            admission,
+            stats: Stats::default(),
+            groups: Groups::default(),
+            hooked: Vec::new(),
+            later: VecDeque::new(),
+            attention: false,
+            now: 0,
+            stopping: false,
+            tasks: Tasks::default(),
+            office,
+        }
+    }
 }
 
 /// What waits for the end of the turn's events.

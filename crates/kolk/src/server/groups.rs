@@ -76,6 +76,14 @@ impl Groups {
         was_member
     }
 
+    /// Takes a connection out of all groups, where nobody knows which it has joined.
+    pub(super) fn forget(&mut self, key: Key) {
+        self.members.retain(|_, members| {
+            members.swap_remove(&key);
+            !members.is_empty()
+        });
+    }
+
     /// How many members a group has here.
     pub(super) fn len(&self, group: &Group) -> usize {
         self.members.get(group).map_or(0, IndexSet::len)

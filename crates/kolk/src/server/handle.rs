@@ -14,6 +14,8 @@ use super::command::{Audience, Command};
 use super::conn::Conn;
 use super::groups::Group;
 use super::handler::Handler;
+use super::limits::GIVE_BACK_PAUSE;
+use super::offload::GiveBack;
 use super::stats::{Published, Stats};
 use crate::error::{Error, Result};
 
@@ -156,6 +158,22 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
         Self { loops: loops.into() }
     }
 
+    /// How results of jobs come back to one of the loops.
+    pub(super) fn give_back(&self, event_loop: usize) -> GiveBack
+    where
+        H: 'static,
+        M: Send + 'static,
+    {
+        let loops = Arc::clone(&self.loops);
+        Arc::new(move |offloaded| {
+            let mut command = Command::Offloaded(offloaded);
+            while let Err(SendError::Full(refused)) = loops[event_loop].mailbox.send(command) {
+                command = refused;
+                std::thread::sleep(GIVE_BACK_PAUSE);
+            }
+        })
+    }
+
     /// Writes the same bytes to every connection. They are shared, not copied, from 513 bytes on, and each loop is
     /// woken once.
     ///
@@ -201,9 +219,7 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
     /// Counters since the start, summed over the loops.
     pub fn stats(&self) -> Stats {
         let mut sum = Stats::default();
-        for end in &*self.loops {
-            end.published.add_to(&mut sum);
-        }
+        self.loops.iter().for_each(|end| end.add_to(&mut sum));
         sum
     }
 
@@ -211,7 +227,7 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
     pub fn loop_stats(&self) -> Vec<Stats> {
         let of = |end: &LoopEnd<_, _>| {
             let mut stats = Stats::default();
-            end.published.add_to(&mut stats);
+            end.add_to(&mut stats);
             stats
         };
         self.loops.iter().map(of).collect()
@@ -238,6 +254,13 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
 }
 
 impl<S, M> LoopEnd<S, M> {
+    fn add_to(&self, sum: &mut Stats) {
+        let mailbox = self.mailbox.stats();
+        sum.requests += mailbox.sent;
+        sum.wake_ups += mailbox.wake_ups;
+        self.published.add_to(sum);
+    }
+
     fn send(&self, command: Command<S, M>) -> Result<()> {
         self.mailbox.send(command).map_err(|error| match error {
             SendError::Closed(_) => Error::server_stopped(),

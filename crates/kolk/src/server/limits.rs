@@ -27,6 +27,19 @@ pub(crate) const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time that a closing connection has, unless configured otherwise.
 pub(crate) const CLOSE_TIMEOUT: Duration = kolk_engine::limits::CLOSE_TIMEOUT;
 
+/// How far accepting may run ahead of its rate before it pauses: pausing after each connection would cost two
+/// timers for it.
+pub(crate) const ACCEPT_SLACK: Duration = Duration::from_millis(10);
+
+/// Threads for slow work: enough to wait for several disks or databases at a time.
+pub(crate) const POOL_THREADS: usize = 4;
+
+/// Jobs that may wait for one of them; at 10 ms a job and four threads, a queue of 2.5 s.
+pub(crate) const POOL_QUEUE: usize = 1024;
+
+/// Pause of a pool thread that finds a loop's mailbox full, before it tries again.
+pub(crate) const GIVE_BACK_PAUSE: Duration = Duration::from_millis(1);
+
 /// Requests of callbacks that a turn carries out; the rest wait for the next, which does not wait. Two
 /// connections that ask each other for something would else never let the loop see its sockets.
 pub(crate) const LATER_PER_TURN: usize = 1024;

@@ -24,6 +24,7 @@
 //! Stopping, by a signal or [`RunningServer::stop`]: listeners close, every connection sends what is queued
 //! and closes, and after [`Builder::stop_timeout`] those that did not come to an end are cut.
 
+mod admission;
 mod builder;
 mod command;
 mod conn;
@@ -35,11 +36,13 @@ mod handler;
 mod input;
 pub(crate) mod limits;
 mod notices;
+mod offload;
 mod output;
 mod running;
 mod starting;
 mod state;
 mod stats;
+mod timers;
 mod worker;
 
 pub use builder::{Builder, OnPanic, Server};
@@ -54,3 +57,4 @@ pub use kolk_engine::buffer::Fill;
 pub use output::Overflow;
 pub use running::RunningServer;
 pub use stats::Stats;
+pub use timers::Task;

@@ -10,6 +10,7 @@
 //!  RunningServer                          serve
 //! ```
 
+use std::any::{TypeId, type_name};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,10 +23,13 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalHandle, Signals};
 
+use super::admission::Admission;
 use super::builder::Settings;
 use super::command::Command;
+use super::context::LoopState;
 use super::handle::{LoopEnd, ServerHandle};
 use super::handler::Handler;
+use super::offload::{Office, Pool};
 use super::running::RunningServer;
 use super::stats::Published;
 use super::worker::Worker;
@@ -48,10 +52,13 @@ where
     let (sockets, unix_paths) = listeners.into_parts();
     let cpus = settings.pin.then(cpus_of_this_process).transpose()?;
     let make_handler = Arc::new(make_handler);
+    let admission = Arc::new(Admission::new(settings.max_connections, settings.accept_rate));
+    let pool = Arc::new(Pool::new(settings.pool_threads, settings.pool_queue));
     let mut starting = Vec::new();
     let begun = sockets.into_iter().enumerate().try_for_each(|(number, sockets)| {
         let cpu = cpus.as_ref().map(|cpus| cpus[number % cpus.len()]);
-        let plan = Plan { number, sockets, settings: Arc::clone(&settings), cpu };
+        let (settings, admission) = (Arc::clone(&settings), Arc::clone(&admission));
+        let plan = Plan { number, sockets, settings, admission, pool: Arc::clone(&pool), cpu };
         starting.push(plan.spawn(Arc::clone(&make_handler))?);
         Ok(())
     });
@@ -105,6 +112,8 @@ struct Plan {
     number: usize,
     sockets: Vec<Socket>,
     settings: Arc<Settings>,
+    admission: Arc<Admission>,
+    pool: Arc<Pool>,
     cpu: Option<usize>,
 }
 
@@ -186,7 +195,10 @@ impl Plan {
         let failed = |error| Error::io(format!("cannot start event loop {}", self.number), error, "");
         let begun = catch_unwind(AssertUnwindSafe(|| {
             let handler = make_handler(self.number);
-            Worker::begin(event_loop, handler, self.settings, published, handle, self.sockets)
+            let session = (TypeId::of::<H::Session>(), type_name::<H::Session>());
+            let office = Office { pool: self.pool, give_back: handle.give_back(self.number), session };
+            let home = LoopState::new(self.settings, self.admission, office);
+            Worker::new(event_loop, handler, home, handle, published).begin(self.sockets)
         }));
         let mut worker = match begun {
             Ok(Ok(worker)) => worker,

@@ -5,6 +5,8 @@ use kolk_engine::timer::TimerId;
 use super::groups::Group;
 use super::handler::CloseReason;
 use super::notices::Notices;
+use super::offload::Jobs;
+use super::timers::{IdleTimeouts, Purpose};
 
 /// Beside the session and the input: what [`Conn`](super::Conn) works on.
 ///
@@ -43,6 +45,10 @@ pub(super) struct Extra {
     pub(super) groups: Vec<Group>,
     /// Who hears that a write has left.
     pub(super) notices: Notices,
+    pub(super) timers: Vec<(TimerId, Purpose)>,
+    pub(super) jobs: Jobs,
+    /// Its own, instead of the server's.
+    pub(super) idle: Option<IdleTimeouts>,
 }
 
 /// Reasons for which input waits, one bit each.
@@ -121,6 +127,13 @@ pub(super) enum Ask {
 impl ConnState {
     pub(super) fn new(listener: u16, now: u32) -> Self {
         Self { listener, last_input: now, last_output: now, ..Self::default() }
+    }
+
+    /// Milliseconds until it can be idle for too long, see [`IdleTimeouts::left`].
+    pub(super) fn idle_left(&self, of_server: &IdleTimeouts, now: u32) -> Option<u32> {
+        let own = self.extra.as_ref().and_then(|extra| extra.idle.as_ref());
+        let since = [self.last_input, self.last_output].map(|then| now.wrapping_sub(then));
+        own.unwrap_or(of_server).left(since[0], since[1])
     }
 
     /// Whether somebody wants to know of each send that ends.

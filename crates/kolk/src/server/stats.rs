@@ -1,8 +1,9 @@
 //! Counters of a running server.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-/// Counters of a server since it was started, summed over its loops.
+/// Counters of a server since it was started, summed over its loops, or those of one loop.
 ///
 /// Each loop publishes its own once a turn, so the sum is a few microseconds old and its parts are not of
 /// one instant.
@@ -13,54 +14,76 @@ pub struct Stats {
     pub connections: u64,
     /// Connections that were accepted.
     pub accepted: u64,
+    /// Connections that were closed at once, because there were as many as
+    /// [`Builder::max_connections`](super::Builder::max_connections) allows, or the loop has no slot left.
+    pub refused: u64,
     /// Calls of [`Handler::on_data`](super::Handler::on_data).
     pub messages: u64,
     /// Bytes that arrived.
     pub bytes_received: u64,
     /// Bytes that handlers wrote, sent or still queued.
     pub bytes_sent: u64,
+    /// Messages that an output limit dropped.
+    pub messages_dropped: u64,
     /// Times accepting paused for lack of descriptors or memory.
     pub accept_pauses: u64,
     /// Callbacks that panicked.
     pub panics: u64,
-    /// Messages that an output limit dropped.
-    pub messages_dropped: u64,
+    /// Jobs that were given to the pool of [`Conn::offload`](super::Conn::offload).
+    pub jobs: u64,
+    /// Turns of the loop: each is one system call that submits and waits, and brings a batch of events.
+    pub turns: u64,
+    /// Timers that were set, moved or cancelled.
+    pub timer_operations: u64,
+    /// Times a receive found no free buffer and went on another way.
+    pub buffers_exhausted: u64,
+    /// Requests of [`ServerHandle`](super::ServerHandle)s that loops took in.
+    pub requests: u64,
+    /// System calls made to wake loops for them.
+    pub wake_ups: u64,
+    /// The longest time between two waits of a loop: how long it was deaf, because callbacks took so long.
+    pub longest_turn: Duration,
 }
 
-/// One loop's counters, where other threads can read them. Written by the loop's thread only.
-#[derive(Debug, Default)]
-#[repr(align(128))] // its own pair of cache lines, which no other loop writes to
-pub(super) struct Published {
-    connections: AtomicU64,
-    accepted: AtomicU64,
-    messages: AtomicU64,
-    bytes_received: AtomicU64,
-    bytes_sent: AtomicU64,
-    accept_pauses: AtomicU64,
-    panics: AtomicU64,
-    messages_dropped: AtomicU64,
+/// Makes the place where a loop publishes the counters that are named, each of which is summed.
+macro_rules! published {
+    ($($counter:ident),+ $(,)?) => {
+        /// One loop's counters, where other threads can read them. Written by the loop's thread only.
+        #[derive(Debug, Default)]
+        #[repr(align(128))] // its own pairs of cache lines, which no other loop writes to
+        pub(super) struct Published {
+            $($counter: AtomicU64,)+
+            /// Nanoseconds.
+            longest_turn: AtomicU64,
+        }
+
+        impl Published {
+            pub(super) fn publish(&self, stats: &Stats) {
+                $(self.$counter.store(stats.$counter, Ordering::Relaxed);)+
+                self.longest_turn.store(stats.longest_turn.as_nanos() as u64, Ordering::Relaxed);
+            }
+
+            pub(super) fn add_to(&self, sum: &mut Stats) {
+                $(sum.$counter += self.$counter.load(Ordering::Relaxed);)+
+                let longest_turn = Duration::from_nanos(self.longest_turn.load(Ordering::Relaxed));
+                sum.longest_turn = sum.longest_turn.max(longest_turn);
+            }
+        }
+    };
 }
 
-impl Published {
-    pub(super) fn publish(&self, stats: &Stats) {
-        self.connections.store(stats.connections, Ordering::Relaxed);
-        self.accepted.store(stats.accepted, Ordering::Relaxed);
-        self.messages.store(stats.messages, Ordering::Relaxed);
-        self.bytes_received.store(stats.bytes_received, Ordering::Relaxed);
-        self.bytes_sent.store(stats.bytes_sent, Ordering::Relaxed);
-        self.accept_pauses.store(stats.accept_pauses, Ordering::Relaxed);
-        self.panics.store(stats.panics, Ordering::Relaxed);
-        self.messages_dropped.store(stats.messages_dropped, Ordering::Relaxed);
-    }
-
-    pub(super) fn add_to(&self, sum: &mut Stats) {
-        sum.connections += self.connections.load(Ordering::Relaxed);
-        sum.accepted += self.accepted.load(Ordering::Relaxed);
-        sum.messages += self.messages.load(Ordering::Relaxed);
-        sum.bytes_received += self.bytes_received.load(Ordering::Relaxed);
-        sum.bytes_sent += self.bytes_sent.load(Ordering::Relaxed);
-        sum.accept_pauses += self.accept_pauses.load(Ordering::Relaxed);
-        sum.panics += self.panics.load(Ordering::Relaxed);
-        sum.messages_dropped += self.messages_dropped.load(Ordering::Relaxed);
-    }
+published! {
+    connections,
+    accepted,
+    refused,
+    messages,
+    bytes_received,
+    bytes_sent,
+    messages_dropped,
+    accept_pauses,
+    panics,
+    jobs,
+    turns,
+    timer_operations,
+    buffers_exhausted,
 }

@@ -6,12 +6,13 @@ use kolk_engine::buffer::Chunk;
 use kolk_engine::token::{ConnId, Key};
 
 use super::Worker;
-use crate::server::command::{Audience, Command};
+use crate::server::command::{Audience, Command, Task};
 use crate::server::context::Later;
 use crate::server::handler::{Action, CloseReason, Handler};
+use crate::server::offload::Offloaded;
 use crate::server::{Conn, Group};
 
-impl<H: Handler<M>, M> Worker<H, M> {
+impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// A message of the mailbox. A key that is stale by now reaches nobody.
     pub(super) fn obey(&mut self, command: Command<H::Session, M>) {
         match command {
@@ -25,6 +26,7 @@ impl<H: Handler<M>, M> Worker<H, M> {
                 task(session, conn);
                 Action::Continue
             }),
+            Command::Offloaded(offloaded) => self.on_offloaded(offloaded),
             Command::Broadcast(audience, bytes) => self.broadcast(&audience, &bytes),
             Command::Stop => self.stop(),
             Command::StopNow => self.stop_now(),
@@ -42,6 +44,29 @@ impl<H: Handler<M>, M> Worker<H, M> {
             Later::Deliver(key) => self.deliver(self.conn_id(key)),
             Later::Broadcast(audience, bytes) => self.broadcast(&audience, &bytes),
             Later::Shutdown => self.handle.stop(),
+        }
+    }
+
+    /// A job has ended: hands over its result, and those that waited for it, in their order.
+    fn on_offloaded(&mut self, offloaded: Offloaded) {
+        let Offloaded { key, number, then } = offloaded;
+        let id = self.conn_id(key);
+        let Some(entry) = self.sessions.get_mut(key) else { return };
+        entry.state.extra().jobs.put(number, then);
+        while let Some(entry) = self.sessions.get_mut(key)
+            && let Some(then) = entry.state.extra().jobs.take()
+        {
+            match then.map(|then| then.downcast::<Task<H::Session>>()) {
+                Some(Ok(task)) => self.call(id, |_, session, conn| {
+                    task(session, conn);
+                    Action::Continue
+                }),
+                Some(Err(_)) => debug_assert!(false, "`offload` has checked the type of the session"),
+                None => {
+                    self.home.stats.panics += 1;
+                    self.close(id, CloseReason::Panicked, Close::Reset);
+                }
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::server::handler::{Action, CloseReason, Handler};
 use crate::server::state::{Ask, ConnState, Gate, Reading};
 use crate::server::{Conn, Detached};
 
-impl<H: Handler<M>, M> Worker<H, M> {
+impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// Does what a callback answered, and what it asked its connection for: whichever is stronger.
     #[inline(never)]
     pub(super) fn settle(&mut self, id: ConnId, action: Action) {
@@ -56,6 +56,7 @@ impl<H: Handler<M>, M> Worker<H, M> {
     fn end(&mut self, id: ConnId, entry: Entry<H::Session>, otherwise: CloseReason) {
         let Entry { session, mut state, .. } = entry;
         self.home.stats.connections -= 1;
+        self.home.admission.leave();
         self.let_go(id, &mut state);
         let reason = state.extra.as_mut().and_then(|extra| extra.reason.take()).unwrap_or(otherwise);
         let mut conn = Conn { event_loop: &mut self.event_loop, home: &mut self.home, state: &mut state, id };
@@ -72,6 +73,9 @@ impl<H: Handler<M>, M> Worker<H, M> {
             self.event_loop.cancel_timer(timer);
         }
         let Some(extra) = &mut state.extra else { return };
+        for (timer, _) in extra.timers.drain(..) {
+            self.event_loop.cancel_timer(timer);
+        }
         for group in extra.groups.drain(..) {
             self.home.groups.leave(&group, id.key());
         }
@@ -88,6 +92,8 @@ impl<H: Handler<M>, M> Worker<H, M> {
             Running::Conn(id) => self.close(id, CloseReason::Panicked, Close::Reset),
             Running::Opening(id) => {
                 self.home.stats.connections -= 1;
+                self.home.admission.leave();
+                self.home.groups.forget(id.key());
                 self.event_loop.close(id, Close::Reset);
             }
             Running::Loop | Running::Nothing => {}

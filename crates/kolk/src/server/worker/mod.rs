@@ -10,6 +10,7 @@
 //! | `sending.rs` | what was written has left |
 //! | `asking.rs` | other threads and other connections ask something of it |
 //! | `closing.rs` | it closes, or leaves the server |
+//! | `timing.rs` | its timers are due, or it is idle |
 //! | `stopping.rs` | the server stops |
 
 mod asking;
@@ -18,8 +19,8 @@ mod opening;
 mod receiving;
 mod sending;
 mod stopping;
+mod timing;
 
-use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -31,20 +32,14 @@ use kolk_engine::token::{ConnId, Key};
 use kolk_engine::{Event, EventLoop, Progress};
 
 use super::Conn;
-use super::builder::{OnPanic, Settings};
+use super::builder::OnPanic;
 use super::command::Command;
 use super::context::{LoopContext, LoopState};
-use super::groups::Groups;
 use super::handle::ServerHandle;
 use super::handler::{Action, Handler};
 use super::limits::LATER_PER_TURN;
 use super::state::ConnState;
-use super::stats::{Published, Stats};
-
-/// Payload of the timer that cuts what a graceful stop has not flushed.
-const STOP_TIMER: u64 = 0;
-/// Payload of the timer until which a stopping server goes on serving.
-const DRAIN_TIMER: u64 = 1;
+use super::stats::Published;
 
 pub(super) struct Worker<H: Handler<M>, M> {
     event_loop: EventLoop<Command<H::Session, M>>,
@@ -81,28 +76,15 @@ enum Running {
     Loop,
 }
 
-impl<H: Handler<M>, M> Worker<H, M> {
-    /// Takes over the loop's listeners, tells the handler, and accepts.
-    pub(super) fn begin(
+impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
+    pub(super) fn new(
         event_loop: EventLoop<Command<H::Session, M>>,
         handler: H,
-        settings: Arc<Settings>,
-        published: Arc<Published>,
+        home: LoopState,
         handle: ServerHandle<H, M>,
-        sockets: Vec<Socket>,
-    ) -> io::Result<Self> {
-        let home = LoopState {
-            careless: settings.output.careless(),
-            hooked: Vec::new(),
-            settings,
-            stats: Stats::default(),
-            groups: Groups::default(),
-            later: VecDeque::new(),
-            attention: false,
-            now: 0,
-            stopping: false,
-        };
-        let mut worker = Self {
+        published: Arc<Published>,
+    ) -> Self {
+        Self {
             event_loop,
             handler,
             sessions: Table::new(),
@@ -111,16 +93,21 @@ impl<H: Handler<M>, M> Worker<H, M> {
             handle,
             running: Running::Nothing,
             published,
-        };
-        worker.note_time();
-        let mut context = LoopContext { event_loop: &mut worker.event_loop, state: &mut worker.home };
-        worker.handler.on_start(&worker.handle, &mut context);
-        for socket in sockets {
-            let listener = worker.event_loop.attach(socket)?;
-            worker.event_loop.accept(listener)?;
-            worker.listeners.push(listener);
         }
-        Ok(worker)
+    }
+
+    /// Tells the handler, takes over the loop's listeners, and accepts.
+    pub(super) fn begin(mut self, sockets: Vec<Socket>) -> io::Result<Self> {
+        self.note_time();
+        let mut context = LoopContext { event_loop: &mut self.event_loop, state: &mut self.home };
+        self.handler.on_start(&self.handle, &mut context);
+        self.tick();
+        for socket in sockets {
+            let listener = self.event_loop.attach(socket)?;
+            self.event_loop.accept(listener)?;
+            self.listeners.push(listener);
+        }
+        Ok(self)
     }
 
     /// Serves until the server is stopped and every socket is closed.
@@ -142,7 +129,7 @@ impl<H: Handler<M>, M> Worker<H, M> {
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        while !self.home.stopping || self.event_loop.stats().sockets > 0 {
+        while !self.home.stopping || self.event_loop.counters().sockets > 0 {
             self.call_hooks();
             // What a turn left undone comes first in the next, which does not wait.
             let deadline = (!self.home.later.is_empty()).then(|| self.event_loop.now());
@@ -159,9 +146,20 @@ impl<H: Handler<M>, M> Worker<H, M> {
                 }
             }
             self.do_later();
-            self.published.publish(&self.home.stats);
+            self.publish();
         }
         Ok(())
+    }
+
+    /// The end of a turn. The clock is read once more: only so it is known how long the turn took.
+    fn publish(&mut self) {
+        let counters = self.event_loop.counters();
+        let stats = &mut self.home.stats;
+        stats.longest_turn = stats.longest_turn.max(self.event_loop.read_clock() - self.event_loop.now());
+        stats.turns = counters.turns;
+        stats.timer_operations = counters.timer_operations;
+        stats.buffers_exhausted = counters.driver.buffers_exhausted;
+        self.published.publish(stats);
     }
 
     #[inline(never)]
@@ -176,9 +174,8 @@ impl<H: Handler<M>, M> Worker<H, M> {
             Event::Accepted(listener, socket) => self.on_accepted(listener, socket),
             Event::AcceptFailed(..) => self.home.stats.accept_pauses += 1,
             Event::Closed(conn) => self.on_closed(conn),
-            Event::Timer(_, STOP_TIMER) => self.stop_now(),
-            Event::Timer(_, DRAIN_TIMER) => self.flush_all(),
-            // A server neither connects nor watches, and has no other timer.
+            Event::Timer(timer, payload) => self.on_timer(timer, payload),
+            // A server neither connects nor watches.
             _ => {}
         }
     }

@@ -12,7 +12,7 @@ use crate::server::handler::{Action, CloseReason, Handler};
 use crate::server::state::{Gate, Reading};
 use crate::server::{Conn, Input};
 
-impl<H: Handler<M>, M> Worker<H, M> {
+impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// The way of each message.
     #[inline]
     pub(super) fn on_bytes(&mut self, id: ConnId, bytes: Lease) {

@@ -12,7 +12,7 @@ use crate::server::command::Notice;
 use crate::server::handler::{Action, CloseReason, Handler};
 use crate::server::state::Gate;
 
-impl<H: Handler<M>, M> Worker<H, M> {
+impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// Before the turn: the handlers of connections that were written to, and that want to be asked.
     pub(super) fn call_hooks(&mut self) {
         while let Some(id) = self.home.hooked.pop() {

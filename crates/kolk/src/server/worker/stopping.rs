@@ -11,12 +11,13 @@ use std::mem;
 use kolk_engine::Close;
 use kolk_engine::token::ConnId;
 
-use super::{DRAIN_TIMER, Running, STOP_TIMER, Worker};
+use super::{Running, Worker};
 use crate::server::context::LoopContext;
 use crate::server::handler::{CloseReason, Handler};
 use crate::server::state::Gate;
+use crate::server::timers::Due;
 
-impl<H: Handler<M>, M> Worker<H, M> {
+impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// Nobody is accepted any more; those that are there have the drain time-out to come to an end.
     pub(super) fn stop(&mut self) {
         if mem::replace(&mut self.home.stopping, true) {
@@ -24,7 +25,7 @@ impl<H: Handler<M>, M> Worker<H, M> {
         }
         self.close_listeners();
         let drained = self.event_loop.now() + self.home.settings.drain_timeout;
-        self.event_loop.set_timer(drained, DRAIN_TIMER);
+        self.event_loop.set_timer(drained, Due::Drain.pack());
         self.running = Running::Loop;
         let mut context = LoopContext { event_loop: &mut self.event_loop, state: &mut self.home };
         self.handler.on_stop(&mut context);
@@ -34,7 +35,7 @@ impl<H: Handler<M>, M> Worker<H, M> {
     /// Those that are still there send what is queued and close.
     pub(super) fn flush_all(&mut self) {
         let cut = self.event_loop.now() + self.home.settings.stop_timeout;
-        self.event_loop.set_timer(cut, STOP_TIMER);
+        self.event_loop.set_timer(cut, Due::Stop.pack());
         self.close_all(Close::Flush);
     }
 
