@@ -530,6 +530,31 @@ fn another_thread_wakes_a_turn() {
 }
 
 #[test]
+fn a_turn_without_deadline_leaps_over_nothing_that_another_thread_began() {
+    let net = SimNet::new(SimConfig { latency: Duration::from_millis(2), ..SimConfig::calm(1) });
+    let mut machine = Machine::new(&net);
+    for _ in 0..20 {
+        let (key, mut peer) = machine.pair(&net);
+        let leaver = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_micros(200)); // the turn waits already, most of the time
+            assert_eq!(write_available(&mut peer, b"bye"), 3);
+            drop(peer);
+        });
+        machine.submit(key, Op::Receive);
+        let (begin, mut ended) = (Instant::now(), false);
+        while !ended {
+            assert!(begin.elapsed() < Duration::from_secs(20), "the end does not come");
+            machine.driver.turn(None).expect("sim goes on");
+            while let Some(done) = machine.driver.next_completion() {
+                ended |= matches!(done.outcome, Outcome::Received(Ok(lease)) if lease.is_empty());
+            }
+        }
+        leaver.join().expect("leaving does not panic");
+        assert!(net.now() < Timestamp::ZERO + Duration::from_secs(1), "it is {:?}", net.now());
+    }
+}
+
+#[test]
 fn a_driver_and_its_network_may_move_between_threads() {
     fn assert_send<T: Send>() {}
     fn assert_shared<T: Send + Sync>() {}

@@ -386,8 +386,11 @@ impl Sim {
                 return world;
             }
         }
-        if deadline != Timestamp::MAX || world.next_event().is_some() {
-            world.advance_to(horizon);
+        // A peer may have put something under way meanwhile.
+        match world.next_event() {
+            Some(next) if next <= horizon => world.advance_to(next),
+            None if deadline == Timestamp::MAX => {}
+            _ => world.advance_to(horizon),
         }
         world
     }
