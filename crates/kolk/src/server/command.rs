@@ -1,5 +1,7 @@
 //! What other threads tell a loop.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kolk_engine::buffer::Chunk;
 use kolk_engine::token::Key;
@@ -21,6 +23,7 @@ pub(super) enum Command<S, M> {
     /// The result of a job that a connection gave to the pool.
     Offloaded(Offloaded),
     /// To many.
+    Each(Arc<EachTask<S>>),
     Broadcast(Audience, Bytes),
     /// Stop gracefully.
     Stop,
@@ -30,6 +33,9 @@ pub(super) enum Command<S, M> {
 
 /// What runs on a connection's loop, with its session.
 pub(super) type Task<S> = Box<dyn FnOnce(&mut S, &mut Conn<'_>) + Send>;
+
+/// What runs for each connection of a loop.
+pub(super) type EachTask<S> = dyn Fn(&mut S, &mut Conn<'_>) + Send + Sync;
 
 /// Hears what became of a write: the bytes are with the kernel, or will never be.
 pub(super) type Notice = Box<dyn FnOnce(Result<()>) + Send>;

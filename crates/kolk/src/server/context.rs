@@ -94,6 +94,11 @@ impl LoopContext<'_> {
         self.state.stats.connections
     }
 
+    /// The names of the connections of this loop. Visits every slot: not for the way of a message.
+    pub fn conns(&self) -> impl Iterator<Item = ConnId> {
+        self.event_loop.connections()
+    }
+
     /// Counters of this loop.
     pub fn stats(&self) -> &Stats {
         &self.state.stats

@@ -10,7 +10,7 @@ use kolk_engine::mailbox::{SendError, Sender};
 use kolk_engine::slab::SlotNumbers;
 use kolk_engine::token::{ConnId, Key};
 
-use super::command::{Audience, Command};
+use super::command::{Audience, Command, EachTask};
 use super::conn::Conn;
 use super::groups::Group;
 use super::handler::Handler;
@@ -208,6 +208,20 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
 
     fn tell_audience(&self, audience: &Audience, bytes: &Bytes) -> Result<()> {
         let tell = |end: &LoopEnd<_, _>| end.send(Command::Broadcast(audience.clone(), bytes.clone()));
+        self.loops.iter().map(tell).fold(Ok(()), Result::and)
+    }
+
+    /// Runs a closure for each connection, on its own loop.
+    ///
+    /// # Errors
+    ///
+    /// As [`broadcast`](Self::broadcast).
+    pub fn for_each(
+        &self,
+        task: impl Fn(&mut H::Session, &mut Conn<'_>) + Send + Sync + 'static,
+    ) -> Result<()> {
+        let task: Arc<EachTask<H::Session>> = Arc::new(task);
+        let tell = |end: &LoopEnd<_, _>| end.send(Command::Each(Arc::clone(&task)));
         self.loops.iter().map(tell).fold(Ok(()), Result::and)
     }
 

@@ -28,6 +28,14 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             }),
             Command::Offloaded(offloaded) => self.on_offloaded(offloaded),
             Command::Broadcast(audience, bytes) => self.broadcast(&audience, &bytes),
+            Command::Each(task) => {
+                for key in self.keys() {
+                    self.call(self.conn_id(key), |_, session, conn| {
+                        task(session, conn);
+                        Action::Continue
+                    });
+                }
+            }
             Command::Stop => self.stop(),
             Command::StopNow => self.stop_now(),
         }
@@ -93,11 +101,15 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     fn broadcast(&mut self, audience: &Audience, bytes: &Bytes) {
         match audience {
             Audience::All => {
-                let keys: Vec<Key> = self.sessions.iter().map(|(key, _)| key).collect();
-                keys.into_iter().for_each(|key| self.write(self.conn_id(key), bytes.clone().into()));
+                self.keys().into_iter().for_each(|key| self.write(self.conn_id(key), bytes.clone().into()));
             }
             Audience::Group(group) => self.broadcast_to(group, bytes),
         }
+    }
+
+    /// All connections, for a walk during which some may close.
+    fn keys(&self) -> Vec<Key> {
+        self.sessions.iter().map(|(key, _)| key).collect()
     }
 
     fn broadcast_to(&mut self, group: &Group, bytes: &Bytes) {

@@ -125,6 +125,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
                 _ if self.home.settings.on_panic == OnPanic::Abort => std::process::abort(),
                 running => self.on_panic(running),
             }
+            // The turn goes on as a further one, which may sleep.
+            self.publish();
         }
     }
 
