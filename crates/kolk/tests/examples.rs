@@ -1,4 +1,7 @@
-//! Every example of the watcher does what it says, over real sockets.
+//! Every example does what it says, over real sockets.
+
+#[path = "examples/reactor.rs"]
+mod reactor;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};

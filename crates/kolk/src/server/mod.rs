@@ -35,6 +35,11 @@ mod handle;
 mod handler;
 mod input;
 pub(crate) mod limits;
+#[cfg(feature = "tracing")]
+mod log;
+#[cfg(not(feature = "tracing"))]
+#[path = "log_off.rs"]
+mod log;
 mod notices;
 mod offload;
 mod output;

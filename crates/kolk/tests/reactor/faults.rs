@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use kolk::server::{Action, OnPanic};
 
-use crate::support::{
-    Calls, Peer, World, everywhere, names, on_real_kernels, pattern, start, telling, until,
-};
+use crate::support::{Calls, World, everywhere, names, on_real_kernels, pattern, start, telling, until};
 
 everywhere!(
     r23_a_panic_in_any_callback_ends_its_connection_only,

@@ -204,7 +204,9 @@ fn r16_a_paused_connection_closes_the_peers_window(world: &World) {
     let (tell, told) = telling();
     let server = start(world.server(), move || {
         let mut calls = Calls::<()>::new(&tell);
-        calls.open = Box::new(|conn| conn.pause_reading());
+        calls.open = Box::new(|conn| {
+            conn.pause_reading();
+        });
         calls
     });
     let peer = world.connect(&server);

@@ -237,26 +237,26 @@ impl Write for Peer {
 }
 
 type With<S, R> = Box<dyn FnMut(&mut S, &mut Conn<'_>) -> R + Send>;
+type WithMore<S, T> = Box<dyn FnMut(&mut S, &mut Conn<'_>, T) -> Action + Send>;
+type WithInput<S> = Box<dyn FnMut(&mut S, &mut Conn<'_>, &mut Input<'_>) -> Action + Send>;
+type OfLoop<R> = Box<dyn FnMut(&mut LoopContext<'_>) -> R + Send>;
 
 /// A handler made of closures, which are an echo to begin with. It tells each callback.
 pub(crate) struct Calls<S: 'static = (), M: 'static = ()> {
     told: Sender<String>,
     pub(crate) open: Box<dyn FnMut(&mut Conn<'_>) -> S + Send>,
-    #[expect(clippy::type_complexity, reason = "it is the signature of a callback")]
-    pub(crate) data: Box<dyn FnMut(&mut S, &mut Conn<'_>, &mut Input<'_>) -> Action + Send>,
+    pub(crate) data: WithInput<S>,
     pub(crate) eof: With<S, Action>,
     pub(crate) writable: With<S, Action>,
-    #[expect(clippy::type_complexity, reason = "it is the signature of a callback")]
-    pub(crate) message: Box<dyn FnMut(&mut S, &mut Conn<'_>, M) -> Action + Send>,
-    #[expect(clippy::type_complexity, reason = "it is the signature of a callback")]
-    pub(crate) timer: Box<dyn FnMut(&mut S, &mut Conn<'_>, u64) -> Action + Send>,
+    pub(crate) message: WithMore<S, M>,
+    pub(crate) timer: WithMore<S, u64>,
     pub(crate) flush: With<S, ()>,
     pub(crate) sent: With<S, Action>,
-    pub(crate) start: Box<dyn FnMut(&mut LoopContext<'_>) + Send>,
-    pub(crate) tick: Box<dyn FnMut(&mut LoopContext<'_>) -> Option<Duration> + Send>,
+    pub(crate) start: OfLoop<()>,
+    pub(crate) tick: OfLoop<Option<Duration>>,
     pub(crate) detach: Box<dyn FnMut(Detached) + Send>,
     pub(crate) close: With<S, ()>,
-    pub(crate) stop: Box<dyn FnMut(&mut LoopContext<'_>) + Send>,
+    pub(crate) stop: OfLoop<()>,
 }
 
 impl<S: Default + 'static, M: 'static> Calls<S, M> {

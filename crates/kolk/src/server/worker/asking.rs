@@ -9,6 +9,7 @@ use super::Worker;
 use crate::server::command::{Audience, Command, Task};
 use crate::server::context::Later;
 use crate::server::handler::{Action, CloseReason, Handler};
+use crate::server::log;
 use crate::server::offload::Offloaded;
 use crate::server::{Conn, Group};
 
@@ -72,6 +73,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
                 Some(Err(_)) => debug_assert!(false, "`offload` has checked the type of the session"),
                 None => {
                     self.home.stats.panics += 1;
+                    log::job_panicked(id);
                     self.close(id, CloseReason::Panicked, Close::Reset);
                 }
             }

@@ -9,6 +9,7 @@ use kolk_engine::token::ConnId;
 use super::{Entry, Running, Worker};
 use crate::server::context::Later;
 use crate::server::handler::{Action, CloseReason, Handler};
+use crate::server::log;
 use crate::server::state::{Ask, ConnState, Gate, Reading};
 use crate::server::{Conn, Detached};
 
@@ -88,6 +89,11 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     pub(super) fn on_panic(&mut self, running: Running) {
         self.home.stats.panics += 1;
         self.home.attention = false;
+        let conn = match running {
+            Running::Conn(id) | Running::Opening(id) => Some(id),
+            Running::Loop | Running::Nothing => None,
+        };
+        log::callback_panicked(self.event_loop.loop_number(), conn);
         match running {
             Running::Conn(id) => self.close(id, CloseReason::Panicked, Close::Reset),
             Running::Opening(id) => {

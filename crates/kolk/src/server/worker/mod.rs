@@ -13,6 +13,11 @@
 //! | `timing.rs` | its timers are due, or it is idle |
 //! | `stopping.rs` | the server stops |
 
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the path of a method of `Conn` is not general enough in its lifetime"
+)]
+
 mod asking;
 mod closing;
 mod opening;

@@ -48,7 +48,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             self.call(id, |handler, session, conn| handler.on_sent(session, conn, count));
         }
         if is_writable {
-            self.call(id, |handler, session, conn| handler.on_writable(session, conn));
+            self.call(id, H::on_writable);
             self.deliver(id);
         }
         self.finish_detach(id);

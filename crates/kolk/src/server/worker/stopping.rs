@@ -14,6 +14,7 @@ use kolk_engine::token::ConnId;
 use super::{Running, Worker};
 use crate::server::context::LoopContext;
 use crate::server::handler::{CloseReason, Handler};
+use crate::server::log;
 use crate::server::state::Gate;
 use crate::server::timers::Due;
 
@@ -23,6 +24,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         if mem::replace(&mut self.home.stopping, true) {
             return;
         }
+        log::stopping(self.event_loop.loop_number(), self.home.stats.connections);
         self.close_listeners();
         let drained = self.event_loop.now() + self.home.settings.drain_timeout;
         self.event_loop.set_timer(drained, Due::Drain.pack());
