@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::buffer::{Lease, OutQueue};
+use crate::buffer::{DatagramQueue, Lease, OutQueue};
 use crate::driver::Socket;
 use crate::socket::Address;
 use crate::token::Key;
@@ -33,6 +33,8 @@ pub enum Op {
     ReceiveFrom(u32),
     /// Send one datagram. One [`Outcome::SentTo`].
     SendTo(Box<OutDatagram>),
+    /// Send all of these, many with one system call. One [`Outcome::SentDatagrams`].
+    SendDatagrams(Box<DatagramQueue>),
     /// Report each time the descriptor becomes ready, until cancelled. Many [`Outcome::Ready`].
     Watch(Interest),
     /// Cancel what is in flight, wait for it, close the descriptor. One [`Outcome::Closed`], the
@@ -90,6 +92,8 @@ pub enum Outcome {
     Sent(Box<OutQueue>, io::Result<()>),
     /// The datagram comes back. Final.
     SentTo(Box<OutDatagram>, io::Result<()>),
+    /// The queue comes back with a report: empty, unless it was cancelled. Final.
+    SentDatagrams(Box<DatagramQueue>, io::Result<()>),
     /// The watched descriptor is ready; an error is final.
     Ready(io::Result<Interest>),
     /// Nothing of the slot is in flight any more and its descriptor is closed. Final.
@@ -101,8 +105,12 @@ pub enum Outcome {
 pub struct InDatagram {
     /// Sender.
     pub from: Address,
-    /// Payload.
+    /// Payload; of several datagrams of this sender, one behind the other, if the kernel has joined them.
     pub bytes: Lease,
+    /// Bytes of each of them but the last, which may be shorter; the length of `bytes` if it is one.
+    ///
+    /// The kernel joins only where [`join_received`](crate::socket::join_received) allowed it.
+    pub segment_size: usize,
     /// Whether the datagram was longer than the loop's buffer, so that its end is lost.
     pub truncated: bool,
 }
@@ -154,7 +162,12 @@ pub fn is_cancelled(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ECANCELED)
 }
 
-/// What is left of a number of receives after one of them; `u32::MAX` stands for no limit.
+/// What is left of a number of receives after `count` of them; `u32::MAX` stands for no limit.
+pub(crate) fn less(left: u32, count: u32) -> u32 {
+    if left == u32::MAX { left } else { left.saturating_sub(count) }
+}
+
+/// What is left after one.
 pub(crate) fn less_one(left: u32) -> u32 {
-    if left == u32::MAX { left } else { left.saturating_sub(1) }
+    less(left, 1)
 }

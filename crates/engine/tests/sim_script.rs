@@ -151,7 +151,7 @@ fn settle_ledger(machine: &mut Machine, ledger: &mut Ledger, trace: &mut impl Fn
             Outcome::Received(Ok(lease)) if !lease.is_empty() => continue,
             Outcome::Accepted(Ok(_)) | Outcome::Datagram(Ok(_)) | Outcome::Ready(Ok(_)) => continue,
             Outcome::Received(_) | Outcome::ReceivedInto(..) | Outcome::Datagram(_) => "receive",
-            Outcome::Sent(..) | Outcome::SentTo(..) => "send",
+            Outcome::Sent(..) | Outcome::SentTo(..) | Outcome::SentDatagrams(..) => "send",
             Outcome::Accepted(_) | Outcome::Connected(_) | Outcome::Ready(_) => "auxiliary",
             Outcome::Closed => "close",
         };

@@ -147,6 +147,7 @@ fn name_of<M>(event: &Event<M>) -> Option<ConnId> {
         | Event::SendFailed(conn, _)
         | Event::Sent(conn, ..)
         | Event::SentTo(conn, ..)
+        | Event::SentDatagrams(conn, ..)
         | Event::Ready(conn, _)
         | Event::Closed(conn) => Some(*conn),
     }

@@ -146,7 +146,8 @@ fn open(asked: &ListenAddress, address: &Address, reuse_port: bool) -> io::Resul
         Scheme::Tcp6 => Some(true),
         Scheme::Tcp4 | Scheme::Unix => None,
     };
-    socket::listen(address, &ListenOptions { backlog: asked.backlog, reuse_port, only_v6 })
+    let options = ListenOptions { backlog: asked.backlog, reuse_port, only_v6, ..ListenOptions::default() };
+    socket::listen(address, &options)
 }
 
 /// One more loop's socket of an address: a TCP listener of its own on the same port, or the same Unix

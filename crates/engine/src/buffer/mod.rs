@@ -27,12 +27,14 @@
 //!    not.
 
 mod arena;
+mod datagram_queue;
 mod lease;
 mod linked;
 mod out_queue;
 mod pool;
 
 pub use arena::Arena;
+pub use datagram_queue::{DatagramQueue, DatagramReport};
 pub use lease::Lease;
 pub use linked::LinkedBuffer;
 pub use out_queue::{Chunk, FileRange, Fill, OutQueue};

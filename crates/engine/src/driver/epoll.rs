@@ -21,15 +21,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use bytes::BytesMut;
 
+use super::datagrams::DatagramCalls;
 use super::linux::{self, EventFd};
 use super::readiness::{self, Attempt};
 use super::shelf::{Place, Shelf};
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
-use crate::buffer::{Arena, OutQueue};
+use crate::buffer::{Arena, DatagramQueue, OutQueue};
 use crate::clock::Timestamp;
-use crate::limits::{ACCEPTS_PER_TURN, COMPLETIONS_PER_TURN, DATAGRAMS_PER_TURN};
+use crate::limits::{ACCEPTS_PER_TURN, COMPLETIONS_PER_TURN, DATAGRAMS_PER_CALL, DATAGRAMS_PER_TURN};
 use crate::op::{
-    Completion, Direction, Frequent, Interest, Op, OutDatagram, Outcome, Submitted, cancelled, less_one,
+    Completion, Direction, Frequent, Interest, Op, OutDatagram, Outcome, Submitted, cancelled, less,
 };
 use crate::sys::syscall;
 use crate::token::{Generation, Key, Token, TokenKind};
@@ -50,6 +51,8 @@ pub struct Epoll {
     /// Buffers of receives in flight that brought their own.
     buffers: Shelf<BytesMut>,
     arena: Arena,
+    /// `None` before the first datagram socket.
+    datagrams: Option<Box<DatagramCalls>>,
     events: Box<[libc::epoll_event]>,
     /// The kernel refused `epoll_pwait2`: waits are rounded up to milliseconds.
     coarse_waits: bool,
@@ -110,6 +113,7 @@ enum Send {
     None,
     Queue(Box<OutQueue>),
     Datagram(Box<OutDatagram>),
+    Datagrams(Box<DatagramQueue>),
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +178,7 @@ impl Epoll {
             done: Completions::new(),
             buffers: Shelf::new(),
             arena: Arena::new(config.arena_block_size, config.arena_blocks),
+            datagrams: None,
             events: vec![libc::epoll_event { events: 0, u64: 0 }; COMPLETIONS_PER_TURN].into(),
             coarse_waits: false,
             stats: DriverStats::default(),
@@ -232,6 +237,13 @@ impl Epoll {
                     row.send = Send::Datagram(datagram);
                 }
             },
+            Op::SendDatagrams(queue) => {
+                let calls = self.datagrams.get_or_insert_with(DatagramCalls::new);
+                let row = &mut self.rows[key.index() as usize];
+                if let Some(outcome) = row.send_datagrams(queue, calls, &mut self.stats) {
+                    return Submitted::Done(outcome);
+                }
+            }
             Op::Accept => {
                 if let Err(error) = readiness::set_nonblocking(&row.fd()) {
                     return Submitted::Done(Outcome::Accepted(Err(error)));
@@ -414,7 +426,7 @@ impl Epoll {
         row.queued = false;
         if !matches!((&row.auxiliary, &row.send), (Auxiliary::None, Send::None)) {
             row.run_auxiliary(key, &mut self.done);
-            row.run_send(key, &mut self.done);
+            row.run_send(key, &mut self.done, &mut self.datagrams, &mut self.stats);
         }
         let received = match row.receive {
             Receive::Stream { once } if row.ready.readable => row.receive_stream(once, &mut self.arena),
@@ -443,11 +455,15 @@ impl Epoll {
 
     /// Receives into a buffer of the program's, or datagrams.
     fn run_rare_receive(&mut self, key: Key) -> Run {
-        let Self { rows, arena, buffers, done, .. } = self;
+        let Self { rows, arena, buffers, done, datagrams, stats, .. } = self;
         let row = &mut rows[key.index() as usize];
         match row.receive {
             _ if !row.ready.readable => Run::Blocked,
-            Receive::Datagrams { left } => row.receive_datagrams(key, left, arena, done),
+            Receive::Datagrams { left } => {
+                let calls = datagrams.get_or_insert_with(DatagramCalls::new);
+                row.receive_datagrams(key, left, calls, arena, done, stats);
+                Run::Blocked
+            }
             Receive::Into(place) => match row.receive_into(buffers.get_mut(place)) {
                 Some(result) => Run::Done(Outcome::ReceivedInto(buffers.take(place), result)),
                 None => Run::Blocked,
@@ -474,6 +490,7 @@ impl Epoll {
                 Send::None => None,
                 Send::Queue(queue) => Some(Outcome::Sent(queue, Err(cancelled()))),
                 Send::Datagram(datagram) => Some(Outcome::SentTo(datagram, Err(cancelled()))),
+                Send::Datagrams(queue) => Some(Outcome::SentDatagrams(queue, Err(cancelled()))),
             },
             Direction::Auxiliary => match std::mem::take(&mut row.auxiliary) {
                 Auxiliary::None => None,
@@ -576,7 +593,13 @@ impl Row {
         }
     }
 
-    fn run_send(&mut self, key: Key, done: &mut Completions) {
+    fn run_send(
+        &mut self,
+        key: Key,
+        done: &mut Completions,
+        calls: &mut Option<Box<DatagramCalls>>,
+        stats: &mut DriverStats,
+    ) {
         if !self.ready.writable {
             return;
         }
@@ -594,6 +617,13 @@ impl Row {
                     return;
                 }
             },
+            Send::Datagrams(queue) => {
+                let calls = calls.get_or_insert_with(DatagramCalls::new);
+                match self.send_datagrams(queue, calls, stats) {
+                    Some(outcome) => outcome,
+                    None => return,
+                }
+            }
         };
         done.push_back(Completion { key, outcome });
     }
@@ -635,30 +665,61 @@ impl Row {
         Some(result.map(|received| received.bytes))
     }
 
+    /// Sends what it can of a queue; the outcome, unless a rest stays here and goes on by itself.
+    fn send_datagrams(
+        &mut self,
+        mut queue: Box<DatagramQueue>,
+        calls: &mut DatagramCalls,
+        stats: &mut DriverStats,
+    ) -> Option<Outcome> {
+        self.ready.writable = match calls.send(self.fd(), &mut queue, stats) {
+            Attempt::Done(Ok(())) if !queue.is_empty() => true,
+            Attempt::Done(result) => return Some(Outcome::SentDatagrams(queue, result)),
+            Attempt::WouldBlock => false,
+        };
+        queue.make_private();
+        self.send = Send::Datagrams(queue);
+        None
+    }
+
+    /// Takes the datagrams of the socket, up to its share of the turn.
     fn receive_datagrams(
         &mut self,
         key: Key,
         mut left: u32,
+        calls: &mut DatagramCalls,
         arena: &mut Arena,
         done: &mut Completions,
-    ) -> Run {
-        for _ in 0..DATAGRAMS_PER_TURN {
-            let result = match readiness::receive_datagram(self.fd(), arena) {
-                None => return Run::NoRoom,
-                Some(Attempt::WouldBlock) => {
-                    self.ready.readable = false;
-                    return Run::Blocked;
+        stats: &mut DriverStats,
+    ) {
+        let mut share = DATAGRAMS_PER_TURN;
+        while share > 0 && left > 0 {
+            let most = share.min(left as usize).min(DATAGRAMS_PER_CALL);
+            stats.datagram_receives += 1;
+            let received = calls.receive(self.fd(), most, arena, |datagram| {
+                done.push_back(Completion { key, outcome: Outcome::Datagram(Ok(datagram)) });
+            });
+            match received {
+                Attempt::Done(Ok(count)) => {
+                    stats.datagrams_received += count as u64;
+                    share -= count;
+                    left = less(left, count as u32);
+                    if count < most {
+                        self.ready.readable = false;
+                        break;
+                    }
                 }
-                Some(Attempt::Done(result)) => result,
-            };
-            left = if result.is_ok() { less_one(left) } else { 0 };
-            self.receive = if left == 0 { Receive::None } else { Receive::Datagrams { left } };
-            done.push_back(Completion { key, outcome: Outcome::Datagram(result) });
-            if left == 0 {
-                break;
+                Attempt::Done(Err(error)) => {
+                    done.push_back(Completion { key, outcome: Outcome::Datagram(Err(error)) });
+                    left = 0;
+                }
+                Attempt::WouldBlock => {
+                    self.ready.readable = false;
+                    break;
+                }
             }
         }
-        Run::Blocked
+        self.receive = if left == 0 { Receive::None } else { Receive::Datagrams { left } };
     }
 }
 

@@ -20,6 +20,8 @@
 //! Dispatch is static: an enum chosen when the loop is made, matched once a submit and once a turn.
 
 #[cfg(target_os = "linux")]
+mod datagrams;
+#[cfg(target_os = "linux")]
 mod epoll;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -40,7 +42,7 @@ use crate::buffer::OutQueue;
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::op::{Completion, Direction, Frequent, Op, Submitted};
-use crate::socket::{self, Address};
+use crate::socket::{self, Address, SocketOptions};
 use crate::token::Key;
 use crate::wake::Wake;
 
@@ -218,6 +220,14 @@ pub struct DriverStats {
     pub overflows: u64,
     /// Times the submission queue was full and had to be submitted early.
     pub early_submits: u64,
+    /// Datagrams received; what the kernel has joined counts as one.
+    pub datagrams_received: u64,
+    /// System calls that received them, also those that found none.
+    pub datagram_receives: u64,
+    /// Datagrams sent by queue.
+    pub datagrams_sent: u64,
+    /// System calls that sent them, also those that found no room.
+    pub datagram_sends: u64,
 }
 
 /// Which driver to open.
@@ -371,6 +381,19 @@ impl Socket {
         match self {
             Self::Descriptor(fd) => socket::unsent(fd.as_fd()),
             Self::Simulated(socket) => Ok(socket.unsent()),
+        }
+    }
+
+    /// Sets the options of a connection that is about to be made, and binds it to the local address `from`. A
+    /// simulated socket has neither.
+    ///
+    /// # Errors
+    ///
+    /// What `bind(2)` says; for an option that the kernel refuses, its name.
+    pub fn prepare_connect(&self, from: Option<&Address>, options: &SocketOptions) -> io::Result<()> {
+        match self {
+            Self::Descriptor(fd) => socket::prepare_connect(fd.as_fd(), from, options),
+            Self::Simulated(_) => Ok(()),
         }
     }
 

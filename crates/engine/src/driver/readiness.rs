@@ -4,7 +4,6 @@
 //! cheaper this way than as operations of their own.
 
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use bytes::{BufMut, BytesMut};
@@ -13,12 +12,9 @@ use socket2::{Domain, SockRef, Type};
 use super::linux;
 use crate::buffer::{Arena, FileRange, Lease, OutQueue};
 use crate::limits::{CHUNKS_PER_SEND, RECEIVE_SIZE, RECEIVE_SIZE_MIN, SEND_BYTES_PER_TURN};
-use crate::op::{InDatagram, OutDatagram};
+use crate::op::OutDatagram;
 use crate::socket::Address;
 use crate::sys::syscall;
-
-/// Longest datagram a socket may deliver: the 16-bit length of UDP, RFC 768.
-const DATAGRAM_SIZE_MAX: usize = 65_535;
 
 /// What one attempt without blocking brought.
 #[derive(Debug)]
@@ -82,22 +78,6 @@ pub(super) fn receive_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> Attempt
         unsafe { buffer.advance_mut(count) };
         Received { bytes: count, drained: count < offered }
     }))
-}
-
-/// Receives one datagram; `None` if the arena has no room for a longest one.
-pub(super) fn receive_datagram(fd: BorrowedFd<'_>, arena: &mut Arena) -> Option<Attempt<InDatagram>> {
-    let room = arena.offer(DATAGRAM_SIZE_MAX)?;
-    // SAFETY: `MaybeUninit<u8>` has the layout of `u8`, and what lies in `room` is only written to.
-    let room = unsafe { &mut *(std::ptr::from_mut(room) as *mut [MaybeUninit<u8>]) };
-    let received = uninterrupted(|| {
-        let mut slices = [socket2::MaybeUninitSlice::new(room)];
-        SockRef::from(&fd).recv_from_vectored_with_flags(&mut slices, libc::MSG_DONTWAIT)
-    });
-    Some(Attempt::from(received.map(|(count, flags, from)| InDatagram {
-        from: Address::from_sock_addr(&from),
-        bytes: arena.lend(count),
-        truncated: flags.is_truncated(),
-    })))
 }
 
 /// Sends one datagram.

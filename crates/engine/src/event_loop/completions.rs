@@ -61,6 +61,10 @@ impl Core {
                 self.slots.get_mut(key)?.sending = false;
                 Some(Event::SentTo(conn, datagram, result))
             }
+            Outcome::SentDatagrams(queue, result) => {
+                self.slots.get_mut(key)?.sending = false;
+                Some(Event::SentDatagrams(conn, queue, result))
+            }
             Outcome::Ready(result) => {
                 let open = self.slots.get(key)?.phase == Phase::Open;
                 open.then_some(Event::Ready(conn, result))

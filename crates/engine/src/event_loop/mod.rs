@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use crate::buffer::Lease;
+use crate::buffer::{DatagramQueue, Lease};
 use crate::clock::Timestamp;
 use crate::driver::{DriverChoice, DriverConfig, DriverStats, Socket, Waker};
 use crate::limits;
@@ -93,6 +93,8 @@ pub enum Event<M> {
     Sent(ConnId, u64, io::Result<()>),
     /// A datagram was sent, or not.
     SentTo(ConnId, Box<OutDatagram>, io::Result<()>),
+    /// The datagrams of a queue were sent, or not: its report says. It is empty unless it was cancelled.
+    SentDatagrams(ConnId, Box<DatagramQueue>, io::Result<()>),
     /// A watched descriptor is ready; an error is the last.
     Ready(ConnId, io::Result<Interest>),
     /// The socket is closed and its name is stale from here on. The last event of each socket.
@@ -265,6 +267,7 @@ impl Event<Infallible> {
             Self::SendFailed(conn, error) => Event::SendFailed(conn, error),
             Self::Sent(conn, count, result) => Event::Sent(conn, count, result),
             Self::SentTo(conn, datagram, result) => Event::SentTo(conn, datagram, result),
+            Self::SentDatagrams(conn, queue, result) => Event::SentDatagrams(conn, queue, result),
             Self::Ready(conn, result) => Event::Ready(conn, result),
             Self::Closed(conn) => Event::Closed(conn),
         }

@@ -9,10 +9,11 @@ use bytes::BytesMut;
 use super::core::Core;
 use super::slot::{Phase, Role, Slot, TimerTask};
 use super::{Close, Event};
-use crate::driver::Socket;
+use crate::buffer::DatagramQueue;
+use crate::driver::{Driver, Socket};
 use crate::op::{self, Direction, Interest, Op, OutDatagram};
 use crate::slab::SlotNumbers;
-use crate::socket::Address;
+use crate::socket::{Address, SocketOptions};
 use crate::token::{ConnId, Key};
 
 impl Core {
@@ -133,6 +134,31 @@ impl Core {
         self.connect_reserved(key, address)
     }
 
+    /// [`connect`](Self::connect) under a name that was reserved for it, with options and from the local
+    /// address `from`, if one is given.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect), what bind(2) says, and for an option that the kernel refuses its name. The
+    /// name is given back then.
+    pub fn connect_with(
+        &mut self,
+        key: Key,
+        address: &Address,
+        from: Option<&Address>,
+        options: &SocketOptions,
+    ) -> io::Result<ConnId> {
+        let open = |driver: &Driver| -> io::Result<Socket> {
+            let socket = driver.open_stream(address)?;
+            socket.prepare_connect(from, options)?;
+            Ok(socket)
+        };
+        let socket = open(&self.driver).inspect_err(|_| {
+            self.numbers.release(key);
+        })?;
+        self.connect_socket(key, socket, address)
+    }
+
     /// [`connect`](Self::connect) under a name that was reserved for it.
     ///
     /// # Errors
@@ -142,6 +168,10 @@ impl Core {
         let socket = self.driver.open_stream(address).inspect_err(|_| {
             self.numbers.release(key);
         })?;
+        self.connect_socket(key, socket, address)
+    }
+
+    fn connect_socket(&mut self, key: Key, socket: Socket, address: &Address) -> io::Result<ConnId> {
         let conn = self.attach_reserved(key, socket)?;
         let slot = self.open_slot(conn)?;
         slot.connecting = true;
@@ -227,6 +257,25 @@ impl Core {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         self.start(conn.key(), Op::SendTo(datagram));
+        Ok(())
+    }
+
+    /// Sends all datagrams of a queue, many with one system call; one [`Event::SentDatagrams`] brings it back.
+    ///
+    /// # Errors
+    ///
+    /// The queue itself for a stale name, and while another send is in flight.
+    pub fn send_datagrams(
+        &mut self,
+        conn: ConnId,
+        queue: Box<DatagramQueue>,
+    ) -> Result<(), Box<DatagramQueue>> {
+        let Ok(slot) = self.open_slot(conn) else { return Err(queue) };
+        slot.role = Role::Datagram;
+        if std::mem::replace(&mut slot.sending, true) {
+            return Err(queue);
+        }
+        self.start(conn.key(), Op::SendDatagrams(queue));
         Ok(())
     }
 

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use kolk_engine::Close;
+use kolk_engine::buffer::DatagramQueue;
 use kolk_engine::op::OutDatagram;
-use kolk_engine::socket::Address;
+use kolk_engine::socket::{self, Address};
 use kolk_engine::token::ConnId;
 use std::io::ErrorKind::ResourceBusy;
 
@@ -21,7 +22,14 @@ contract!(everywhere:
     a_flood_of_datagrams_leaves_turns_for_others,
 );
 contract!(each_driver: a_datagram_too_long_to_send_comes_back);
-contract!(where_datagrams_wait: a_datagram_waits_until_its_receiver_has_room);
+contract!(where_datagrams_wait:
+    a_datagram_waits_until_its_receiver_has_room,
+    a_queue_of_datagrams_waits_until_its_receiver_has_room,
+);
+contract!(everywhere: a_queue_of_datagrams_leaves_whole_and_in_order);
+contract!(each_driver: a_refused_datagram_is_passed_over);
+contract!(real_kernels: many_datagrams_share_a_system_call);
+contract!(real_drivers: datagrams_are_joined_and_cut_apart_by_the_kernel);
 
 /// Sends one datagram, and turns until it is sent.
 #[track_caller]
@@ -177,4 +185,158 @@ fn a_datagram_waits_until_its_receiver_has_room(world: World) {
     rig.event_loop.close(here, Close::Flush);
     rig.closed(here);
     assert_eq!(rig.record(here).sent_to.len(), 1, "it comes back");
+}
+
+/// A queue of datagrams to one receiver.
+fn queue_of(to: &Address, datagrams: impl IntoIterator<Item = Vec<u8>>) -> Box<DatagramQueue> {
+    let mut queue = Box::new(DatagramQueue::default());
+    for (number, bytes) in datagrams.into_iter().enumerate() {
+        // Both ways of keeping one.
+        match number % 2 {
+            0 => queue.push_copy(Some(to.clone()), &bytes),
+            _ => queue.push(Some(to.clone()), Bytes::from(bytes).into()),
+        }
+    }
+    queue
+}
+
+/// Turns until the queue that was sent comes back.
+#[track_caller]
+fn sent_queue(rig: &mut Rig, conn: ConnId) -> (Box<DatagramQueue>, std::io::Result<()>) {
+    rig.until("SentDatagrams", |rig| !rig.record(conn).sent_datagrams.is_empty());
+    rig.record(conn).sent_datagrams.remove(0)
+}
+
+fn a_queue_of_datagrams_leaves_whole_and_in_order(world: World) {
+    let mut rig = Rig::new(world);
+    let ((here, here_address), (there, there_address)) = (rig.datagram(), rig.datagram());
+    rig.event_loop.receive_from(there, u32::MAX).expect("a fresh name");
+    for round in 0..20 {
+        // Of all lengths, the empty one too.
+        let datagrams: Vec<_> = (0..8).map(|number| pattern(round * 71 * number)).collect();
+        let queue = queue_of(&there_address, datagrams.clone());
+        rig.event_loop.send_datagrams(here, queue).expect("nothing else is sent");
+        let (mut queue, result) = sent_queue(&mut rig, here);
+        result.expect("nobody cancelled it");
+        let report = queue.take_report();
+        assert_eq!((report.sent, report.failed, queue.len()), (8, 0, 0));
+        for (datagram, (from, payload)) in datagrams.iter().zip(expect_datagrams(&mut rig, there, 8)) {
+            assert_eq!((&payload, &from), (datagram, &here_address));
+        }
+    }
+}
+
+fn a_refused_datagram_is_passed_over(world: World) {
+    let mut rig = Rig::new(world);
+    let ((here, _), (there, there_address)) = (rig.datagram(), rig.datagram());
+    rig.event_loop.receive_from(there, u32::MAX).expect("a fresh name");
+    let datagrams = [b"first".to_vec(), vec![0; LONGEST + 1], b"last".to_vec()];
+    rig.event_loop.send_datagrams(here, queue_of(&there_address, datagrams)).expect("nothing else is sent");
+    let (mut queue, result) = sent_queue(&mut rig, here);
+    result.expect("nobody cancelled it");
+    let report = queue.take_report();
+    assert_eq!((report.sent, report.failed), (2, 1));
+    assert_errno(Err::<(), _>(report.error.expect("a reason")), libc::EMSGSIZE);
+    let payloads: Vec<_> =
+        expect_datagrams(&mut rig, there, 2).into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(payloads, [b"first".to_vec(), b"last".to_vec()]);
+}
+
+fn a_queue_of_datagrams_waits_until_its_receiver_has_room(world: World) {
+    let mut rig = Rig::new(world);
+    let ((here, _), (there, there_address)) = (rig.datagram(), rig.datagram());
+    let datagrams = |count: u32| (0..count).map(|number| number.to_le_bytes().to_vec());
+    // Nobody receives, so that it gets stuck.
+    rig.event_loop.send_datagrams(here, queue_of(&there_address, datagrams(5000))).expect("a fresh name");
+    rig.settle();
+    assert!(rig.record(here).sent_datagrams.is_empty(), "the queue of a Unix socket is bounded");
+    let refused = rig.event_loop.send_datagrams(here, queue_of(&there_address, datagrams(1)));
+    assert_eq!(refused.expect_err("one send at a time").len(), 1);
+    rig.event_loop.receive_from(there, u32::MAX).expect("a fresh name");
+    for (number, (_, payload)) in expect_datagrams(&mut rig, there, 5000).into_iter().enumerate() {
+        assert_eq!(payload, (number as u32).to_le_bytes());
+    }
+    assert_eq!(sent_queue(&mut rig, here).0.take_report().sent, 5000);
+
+    // Another gets stuck, and its socket is closed.
+    rig.event_loop.cancel_receive(there).expect("an open name");
+    rig.settle();
+    rig.event_loop.send_datagrams(here, queue_of(&there_address, datagrams(5000))).expect("nothing is sent");
+    rig.settle();
+    rig.event_loop.close(here, Close::Flush);
+    rig.closed(here);
+    let (mut queue, result) = rig.record(here).sent_datagrams.remove(0);
+    assert!(kolk_engine::op::is_cancelled(&result.expect_err("it was cut short")));
+    assert_eq!(queue.take_report().sent as usize + queue.len(), 5000);
+}
+
+fn many_datagrams_share_a_system_call(world: World) {
+    let mut rig = Rig::new(world);
+    let ((here, _), (there, there_address)) = (rig.datagram(), rig.datagram());
+    for _ in 0..10 {
+        let queue = queue_of(&there_address, (0..8).map(|number| vec![number; 100]));
+        rig.event_loop.send_datagrams(here, queue).expect("nothing else is sent");
+        sent_queue(&mut rig, here).1.expect("nobody cancelled it");
+        // All are there before the first is received.
+        rig.event_loop.receive_from(there, u32::MAX).expect("no other receive");
+        expect_datagrams(&mut rig, there, 8);
+        rig.event_loop.cancel_receive(there).expect("an open name");
+        rig.until("its end", |rig| rig.record(there).datagram_ends.pop().is_some());
+    }
+    let stats = rig.event_loop.stats().driver;
+    assert_eq!((stats.datagrams_sent, stats.datagrams_received), (80, 80));
+    assert_eq!(stats.datagram_sends, 10);
+    assert!(stats.datagram_receives <= 20, "{stats:?}");
+}
+
+fn datagrams_are_joined_and_cut_apart_by_the_kernel(world: World) {
+    let mut rig = Rig::new(world);
+    let ((here, here_address), (there, there_address)) = (rig.datagram(), rig.datagram());
+    let fd = |rig: &Rig, conn| {
+        let socket = rig.event_loop.socket(conn).expect("an open name").as_fd().expect("a real one");
+        socket.try_clone_to_owned().expect("a descriptor")
+    };
+    use std::os::fd::AsFd;
+    assert!(socket::knows_segmentation(fd(&rig, here).as_fd()), "Linux 4.18 and later");
+    let join =
+        |rig: &Rig, join| socket::join_received(fd(rig, there).as_fd(), join).expect("Linux 5.0 and later");
+    rig.event_loop.receive_from(there, u32::MAX).expect("a fresh name");
+    // Two lengths, and between them short ones, which end what is joined.
+    let lens = [700, 700, 700, 13, 700, 700, 0, 9, 9, 9, 9, 1];
+    let datagrams: Vec<_> = lens.iter().zip(0..).map(|(&len, number)| vec![number; len]).collect();
+    for joined in [true, false] {
+        join(&rig, joined);
+        let mut queue = queue_of(&there_address, datagrams.clone());
+        queue.join_segments(true);
+        rig.event_loop.send_datagrams(here, queue).expect("nothing else is sent");
+        assert_eq!(sent_queue(&mut rig, here).0.take_report().sent, 12);
+        let messages = |rig: &mut Rig| std::mem::take(&mut rig.record(there).datagrams);
+        let (mut whole, mut count) = (Vec::new(), 0);
+        while whole.len() < datagrams.len() {
+            rig.until("datagrams", |rig| !rig.record(there).datagrams.is_empty());
+            for mut message in messages(&mut rig) {
+                assert_eq!(message.from, here_address);
+                count += 1;
+                loop {
+                    let len = message.segment_size.min(message.bytes.len());
+                    whole.push(message.bytes.split_to(len).to_vec());
+                    if message.bytes.is_empty() {
+                        break;
+                    }
+                }
+            }
+        }
+        assert_eq!(whole, datagrams);
+        assert_eq!(count, if joined { 4 } else { 12 }, "700 x 3 + 13, 700 x 2, 0, 9 x 4 + 1");
+    }
+
+    // What is longer than a link takes cannot be joined, and still arrives.
+    let long = vec![vec![1; 40_000], vec![2; 40_000]];
+    let mut queue = queue_of(&there_address, long.clone());
+    queue.join_segments(true);
+    rig.event_loop.send_datagrams(here, queue).expect("nothing else is sent");
+    assert_eq!(sent_queue(&mut rig, here).0.take_report().sent, 2);
+    let received: Vec<_> =
+        expect_datagrams(&mut rig, there, 2).into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(received, long);
 }

@@ -178,6 +178,8 @@ impl<C> Watcher<C> {
             Event::Closed(conn) => self.on_closed(conn),
             // Every connection that sends is one whose sends are reported.
             Event::SendFailed(conn, error) => self.on_sent(conn, 0, Err(error)),
+            // A watcher sends datagrams one by one, each with its own completion.
+            Event::SentDatagrams(..) => {}
         }
     }
 

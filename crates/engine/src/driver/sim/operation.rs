@@ -12,7 +12,7 @@ use super::datagram::Message;
 use super::memory::ReceiveMemory;
 use super::world::{Edges, Owner, SocketId, World};
 use super::{SimNet, SimSocket};
-use crate::buffer::{FileRange, Lease, OutQueue};
+use crate::buffer::{DatagramQueue, FileRange, Lease, OutQueue};
 use crate::op::{InDatagram, Interest, OutDatagram, Outcome, cancelled, less_one};
 
 /// Bytes read from a file at one time.
@@ -165,7 +165,8 @@ fn receive_from(kernel: &mut Kernel<'_>, left: u32, starved: bool) -> Progress<R
         }
         None => bytes.into(),
     };
-    let datagram = Outcome::Datagram(Ok(InDatagram { from, bytes: lease, truncated }));
+    let datagram =
+        Outcome::Datagram(Ok(InDatagram { from, segment_size: lease.len(), bytes: lease, truncated }));
     match less_one(left) {
         0 => Progress::Ends(datagram),
         left => Progress::Goes(Receive::Datagrams { left, starved: false }, Step::Completed(datagram)),
@@ -179,6 +180,7 @@ pub(super) enum Sending {
     /// All sent; the completion comes late, perhaps after the peer's answer.
     Sent(Box<OutQueue>),
     Datagram(Box<OutDatagram>),
+    Datagrams(Box<DatagramQueue>),
 }
 
 impl Operation for Sending {
@@ -190,6 +192,7 @@ impl Operation for Sending {
                 let result = kernel.world.send_to(kernel.socket, datagram.to.as_ref(), &datagram.bytes);
                 Progress::Ends(Outcome::SentTo(datagram, result))
             }
+            Self::Datagrams(queue) => send_datagrams(kernel, queue),
         }
     }
 
@@ -198,8 +201,22 @@ impl Operation for Sending {
             Self::Queue(queue) => Outcome::Sent(queue, Err(cancelled())),
             Self::Sent(queue) => Outcome::Sent(queue, Ok(())),
             Self::Datagram(datagram) => Outcome::SentTo(datagram, Err(cancelled())),
+            Self::Datagrams(queue) => Outcome::SentDatagrams(queue, Err(cancelled())),
         }
     }
+}
+
+/// Sends all of the queue; what is refused is passed over.
+fn send_datagrams(kernel: &mut Kernel<'_>, mut queue: Box<DatagramQueue>) -> Progress<Sending> {
+    loop {
+        let Some((to, bytes)) = queue.iter().next() else { break };
+        let bytes = Bytes::copy_from_slice(bytes);
+        match kernel.world.send_to(kernel.socket, to, &bytes) {
+            Ok(()) => queue.note_sent(1),
+            Err(error) => queue.note_failed(error),
+        }
+    }
+    Progress::Ends(Outcome::SentDatagrams(queue, Ok(())))
 }
 
 /// Sends one piece of the queue.

@@ -64,6 +64,10 @@ impl Row {
                 start(&mut self.send, Sending::Datagram(datagram));
                 return Some(Direction::Send);
             }
+            Op::SendDatagrams(queue) => {
+                start(&mut self.send, Sending::Datagrams(queue));
+                return Some(Direction::Send);
+            }
             Op::Connect(address) => {
                 let refused = world.start_connect(self.id, &address).err();
                 start(&mut self.auxiliary, Auxiliary::Connect { refused });

@@ -9,10 +9,11 @@ use super::row::{Auxiliary, Flight, Receive, Send};
 use super::{Memory, Uring};
 use crate::buffer::Lease;
 use crate::driver::Socket;
+use crate::driver::datagrams::DatagramCalls;
 use crate::driver::readiness::{self, Attempt};
 use crate::driver::shelf::Place;
-use crate::limits::DATAGRAMS_PER_TURN;
-use crate::op::{Completion, Frequent, Interest, OutDatagram, Outcome, cancelled, less_one};
+use crate::limits::{DATAGRAMS_PER_CALL, DATAGRAMS_PER_TURN};
+use crate::op::{Completion, Frequent, Interest, OutDatagram, Outcome, cancelled, less};
 use crate::token::{Key, Token, TokenKind};
 
 /// The kernel's answer to an operation.
@@ -267,6 +268,8 @@ impl Uring {
             }
             Send::Datagram(datagram) => self.continue_datagram_send(key, datagram)?,
             Send::EndingDatagram(datagram) => Outcome::SentTo(datagram, Err(cancelled())),
+            Send::Datagrams { queue, ending: true } => Outcome::SentDatagrams(queue, Err(cancelled())),
+            Send::Datagrams { queue, .. } => self.send_datagrams(key, queue)?,
             Send::None => unreachable!("{key:?}: a send completed that was not in flight"),
         };
         self.operation_ended(key);
@@ -383,7 +386,10 @@ impl Uring {
         row.in_line = false;
         let has_room = match row.receive {
             Receive::Stream { once, flight: Flight::InLine } => self.continue_stream(key, once),
-            Receive::Datagrams { left, flight: Flight::InLine } => self.continue_datagrams(key, left),
+            Receive::Datagrams { left, flight: Flight::InLine } => {
+                self.continue_datagrams(key, left);
+                true
+            }
             _ => true,
         };
         if !has_room {
@@ -422,34 +428,42 @@ impl Uring {
         true
     }
 
-    /// Takes the datagrams of one socket, up to its share of the turn. Answers `false` when the arena has no
-    /// room for one.
-    fn continue_datagrams(&mut self, key: Key, mut left: u32) -> bool {
-        let Memory { rows, arena, .. } = &mut *self.memory;
-        let row = &mut rows[key.index() as usize];
-        for _ in 0..DATAGRAMS_PER_TURN {
-            let result = match readiness::receive_datagram(row.fd(), arena) {
-                None => {
-                    row.receive = Receive::Datagrams { left, flight: Flight::InLine };
-                    return false;
+    /// Takes the datagrams of one socket, up to its share of the turn.
+    fn continue_datagrams(&mut self, key: Key, mut left: u32) {
+        let Memory { rows, arena, datagrams, .. } = &mut *self.memory;
+        let (row, stats) = (&mut rows[key.index() as usize], &mut self.ring.stats);
+        let calls = datagrams.get_or_insert_with(DatagramCalls::new);
+        let done = &mut self.done;
+        let (mut share, mut drained) = (DATAGRAMS_PER_TURN, false);
+        while share > 0 && left > 0 && !drained {
+            let most = share.min(left as usize).min(DATAGRAMS_PER_CALL);
+            stats.datagram_receives += 1;
+            let received = calls.receive(row.fd(), most, arena, |datagram| {
+                done.push_back(Completion { key, outcome: Outcome::Datagram(Ok(datagram)) });
+            });
+            match received {
+                Attempt::Done(Ok(count)) => {
+                    stats.datagrams_received += count as u64;
+                    share -= count;
+                    left = less(left, count as u32);
+                    drained = count < most;
                 }
-                Some(Attempt::WouldBlock) => {
-                    row.receive = Receive::Datagrams { left, flight: Flight::InKernel };
-                    self.arm_poll(key, TokenKind::Datagram, libc::POLLIN, false);
-                    return true;
+                Attempt::Done(Err(error)) => {
+                    done.push_back(Completion { key, outcome: Outcome::Datagram(Err(error)) });
+                    left = 0;
                 }
-                Some(Attempt::Done(result)) => result,
-            };
-            left = if result.is_ok() { less_one(left) } else { 0 };
-            self.done.push_back(Completion { key, outcome: Outcome::Datagram(result) });
-            if left == 0 {
-                row.receive = Receive::None;
-                return true;
+                Attempt::WouldBlock => drained = true,
             }
         }
-        row.receive = Receive::Datagrams { left, flight: Flight::InLine };
-        self.stand_in_line(key);
-        true
+        if left == 0 {
+            row.receive = Receive::None;
+        } else if drained {
+            row.receive = Receive::Datagrams { left, flight: Flight::InKernel };
+            self.arm_poll(key, TokenKind::Datagram, libc::POLLIN, false);
+        } else {
+            row.receive = Receive::Datagrams { left, flight: Flight::InLine };
+            self.stand_in_line(key);
+        }
     }
 }
 

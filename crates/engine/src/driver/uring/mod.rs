@@ -25,11 +25,12 @@ use bytes::BytesMut;
 use io_uring::{opcode, squeue, types};
 use socket2::{SockAddr, SockRef};
 
+use super::datagrams::DatagramCalls;
 use super::linux::{self, EventFd};
 use super::readiness::{self, Attempt};
 use super::shelf::{Place, Shelf};
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
-use crate::buffer::{Arena, OutQueue};
+use crate::buffer::{Arena, DatagramQueue, OutQueue};
 use crate::clock::Timestamp;
 use crate::limits::{COMPLETIONS_PER_TURN, SEND_BYTES_PER_TURN, TEARDOWN_TURNS, TEARDOWN_WAIT};
 use crate::op::{Completion, Direction, Frequent, Interest, Op, Outcome, Submitted, cancelled};
@@ -80,6 +81,8 @@ struct Memory {
     spare_headers: Vec<Box<MessageHeader>>,
     /// For what is received by ordinary calls. Its memory is untouched until the first of them.
     arena: Arena,
+    /// For datagrams, which are exchanged by ordinary calls; `None` before the first of them.
+    datagrams: Option<Box<DatagramCalls>>,
 }
 
 impl Memory {
@@ -105,6 +108,7 @@ impl Uring {
             headers: Shelf::new(),
             spare_headers: Vec::new(),
             arena: Arena::new(config.arena_block_size, config.arena_blocks),
+            datagrams: None,
         };
         let mut driver = Self {
             ring: ManuallyDrop::new(ring),
@@ -173,6 +177,11 @@ impl Uring {
                     self.arm_poll(key, TokenKind::Send, libc::POLLOUT, false);
                 }
             },
+            Op::SendDatagrams(queue) => {
+                if let Some(outcome) = self.send_datagrams(key, queue) {
+                    return Submitted::Done(outcome);
+                }
+            }
             Op::Accept => {
                 row.auxiliary = Auxiliary::Accept { ending: false };
                 self.arm_accept(key);
@@ -361,6 +370,20 @@ impl Uring {
         if queue.is_empty() { Some(Outcome::Sent(queue, Ok(()))) } else { self.start_send(key, queue) }
     }
 
+    /// Sends what it can of a queue by ordinary calls; the outcome, unless a rest waits for the socket.
+    fn send_datagrams(&mut self, key: Key, mut queue: Box<DatagramQueue>) -> Option<Outcome> {
+        let Memory { rows, datagrams, .. } = &mut *self.memory;
+        let row = &mut rows[key.index() as usize];
+        let calls = datagrams.get_or_insert_with(DatagramCalls::new);
+        match calls.send(row.fd(), &mut queue, &mut self.ring.stats) {
+            Attempt::Done(result) if queue.is_empty() => return Some(Outcome::SentDatagrams(queue, result)),
+            _ => queue.make_private(),
+        }
+        row.send = Send::Datagrams { queue, ending: false };
+        self.arm_poll(key, TokenKind::Send, libc::POLLOUT, false);
+        None
+    }
+
     fn arm_accept(&mut self, key: Key) {
         let fd = types::Fd(self.row(key).raw_fd());
         let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
@@ -443,6 +466,7 @@ impl Uring {
                 *send = Send::Queue { queue, ending: true, header };
             }
             Send::Datagram(datagram) => *send = Send::EndingDatagram(datagram),
+            Send::Datagrams { queue, ending: false } => *send = Send::Datagrams { queue, ending: true },
             other => return *send = other,
         }
         self.cancel_in_kernel(key, TokenKind::Send);

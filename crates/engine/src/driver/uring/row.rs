@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use super::super::Socket;
 use super::super::shelf::Place;
-use crate::buffer::OutQueue;
+use crate::buffer::{DatagramQueue, OutQueue};
 use crate::limits::CHUNKS_PER_SEND;
 use crate::op::{Interest, OutDatagram};
 use crate::token::Generation;
@@ -76,6 +76,8 @@ pub(super) enum Send {
     Datagram(Box<OutDatagram>),
     /// The same, and it was told to end.
     EndingDatagram(Box<OutDatagram>),
+    /// The rest of the queue waits until the socket is writable.
+    Datagrams { queue: Box<DatagramQueue>, ending: bool },
 }
 
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use kolk_engine::buffer::Lease;
+use kolk_engine::buffer::{DatagramQueue, Lease};
 use kolk_engine::clock::Timestamp;
 use kolk_engine::driver::{DriverConfig, SimNet, Socket};
 use kolk_engine::op::{InDatagram, Interest, OutDatagram};
@@ -50,6 +50,7 @@ pub(crate) struct Record {
     pub(crate) datagram_ends: Vec<io::Error>,
     pub(crate) sent: Vec<(u64, io::Result<()>)>,
     pub(crate) sent_to: Vec<(Box<OutDatagram>, io::Result<()>)>,
+    pub(crate) sent_datagrams: Vec<(Box<DatagramQueue>, io::Result<()>)>,
     pub(crate) ready: Vec<io::Result<Interest>>,
     pub(crate) is_closed: bool,
 }
@@ -140,7 +141,9 @@ impl Rig {
         let address = fresh_address(self.family);
         let socket: Socket = match &self.net {
             Some(net) => net.datagram(&address).into(),
-            None => socket::bind_datagram(&address, false).expect("a fresh address").into(),
+            None => {
+                socket::bind_datagram(&address, &ListenOptions::default()).expect("a fresh address").into()
+            }
         };
         let address = socket.local_address().expect("a bound socket");
         (self.event_loop.attach(socket).expect("a socket can be attached"), address)
@@ -203,6 +206,9 @@ impl Rig {
             Event::SendFailed(conn, error) => self.open(conn).send_failures.push(error),
             Event::Sent(conn, count, result) => self.open(conn).sent.push((count, result)),
             Event::SentTo(conn, datagram, result) => self.open(conn).sent_to.push((datagram, result)),
+            Event::SentDatagrams(conn, queue, result) => {
+                self.open(conn).sent_datagrams.push((queue, result));
+            }
             Event::Ready(conn, result) => self.open(conn).ready.push(result),
             Event::Closed(conn) => self.open(conn).is_closed = true,
         }

@@ -1,118 +1,58 @@
 //! Sockets of the operating system: making them, their addresses, their options.
 
-use std::ffi::{CString, OsStr};
-use std::fmt;
+mod address;
+mod inherit;
+mod multicast;
+mod options;
+
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, SockRef, Type};
+use socket2::{SockRef, Type};
 
 use crate::sys::syscall;
 
-/// Where a socket is bound or connected to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
-    /// An IPv4 or IPv6 address and port.
-    Inet(SocketAddr),
-    /// A path in the file system.
-    Unix(PathBuf),
-    /// A name in Linux's abstract namespace, without its leading zero byte.
-    Abstract(Box<[u8]>),
-    /// A Unix socket that was never bound.
-    Unnamed,
-}
+pub use address::{Address, UNIX_PATH_MAX, interface_index};
+pub use inherit::{Inherited, inherited};
+pub use multicast::{join_multicast, leave_multicast};
+pub use options::{Keepalive, SocketOptions};
 
-impl Address {
-    /// The IP address and port, unless it is a Unix address.
-    pub fn as_inet(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Inet(address) => Some(*address),
-            _ => None,
-        }
-    }
-
-    fn domain(&self) -> Domain {
-        match self {
-            Self::Inet(address) => Domain::for_address(*address),
-            _ => Domain::UNIX,
-        }
-    }
-
-    /// The kernel's form of the address.
-    pub(crate) fn to_sock_addr(&self) -> io::Result<SockAddr> {
-        match self {
-            Self::Inet(address) => Ok((*address).into()),
-            Self::Unix(path) => unix_sock_addr(path),
-            Self::Abstract(name) => {
-                let mut bytes = vec![0];
-                bytes.extend_from_slice(name);
-                SockAddr::unix(OsStr::from_bytes(&bytes))
-            }
-            Self::Unnamed => Err(io::Error::new(io::ErrorKind::InvalidInput, "the address has no name")),
-        }
-    }
-
-    pub(crate) fn from_sock_addr(address: &SockAddr) -> Self {
-        if let Some(inet) = address.as_socket() {
-            Self::Inet(inet)
-        } else if let Some(path) = address.as_pathname() {
-            Self::Unix(path.to_owned())
-        } else if let Some(name) = address.as_abstract_namespace() {
-            Self::Abstract(name.into())
-        } else {
-            Self::Unnamed
-        }
-    }
-}
-
-fn unix_sock_addr(path: &Path) -> io::Result<SockAddr> {
-    SockAddr::unix(path).map_err(|_| {
-        let len = path.as_os_str().len();
-        let message =
-            format!("the path has {len} bytes; a Unix socket address takes at most {UNIX_PATH_MAX}");
-        io::Error::new(io::ErrorKind::InvalidInput, message)
-    })
-}
-
-/// Longest path of a Unix socket in bytes: `sun_path` less its closing zero, unix(7).
-pub const UNIX_PATH_MAX: usize = 107;
-
-impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Self {
-        Self::Inet(address)
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inet(address) => address.fmt(f),
-            Self::Unix(path) => path.display().fmt(f),
-            Self::Abstract(name) => write!(f, "@{}", String::from_utf8_lossy(name)),
-            Self::Unnamed => f.write_str("(unnamed)"),
-        }
-    }
-}
-
-/// Options of a listening socket.
+/// Options of a socket that is bound: a listener, or a datagram socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
     /// Connections that may wait to be accepted; the kernel clamps it to `net.core.somaxconn`.
     pub backlog: i32,
-    /// Let several listeners share one address, the kernel spreading connections over them
+    /// Bind an address although others have it (`SO_REUSEADDR`, socket(7)); `None` is yes for a listener, for
+    /// which they are connections that linger there, and no for a datagram socket, for which they are
+    /// others that say the same, as receivers of a multicast group do.
+    pub reuse_address: Option<bool>,
+    /// Let several sockets share one address, the kernel spreading connections or datagrams over them
     /// (`SO_REUSEPORT`, socket(7)). TCP and UDP only.
     pub reuse_port: bool,
     /// Accept IPv6 only on an IPv6 address (`IPV6_V6ONLY`, ipv6(7)); `None` leaves the system's choice.
     pub only_v6: Option<bool>,
+    /// Connections whose first bytes may come with the SYN (`TCP_FASTOPEN`, tcp(7)): as many as may be in
+    /// the handshake at one time; `None`: that is not allowed.
+    pub fast_open: Option<u32>,
+    /// Wait for a connection's first bytes, at most this long, before it is accepted (`TCP_DEFER_ACCEPT`,
+    /// tcp(7)); whole seconds, rounded up.
+    pub defer_accept: Option<Duration>,
+    /// What accepted connections are to have: Linux passes on what the listener has.
+    pub socket: SocketOptions,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { backlog: 4096, reuse_port: false, only_v6: None }
+        Self {
+            backlog: 4096,
+            reuse_address: None,
+            reuse_port: false,
+            only_v6: None,
+            fast_open: None,
+            defer_accept: None,
+            socket: SocketOptions::default(),
+        }
     }
 }
 
@@ -120,19 +60,21 @@ impl Default for ListenOptions {
 ///
 /// # Errors
 ///
-/// What socket(2), bind(2) and listen(2) say.
+/// What socket(2), bind(2) and listen(2) say; for an option that the kernel refuses, its name.
 pub fn listen(address: &Address, options: &ListenOptions) -> io::Result<OwnedFd> {
     let socket = socket2::Socket::new(address.domain(), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     if let Address::Inet(inet) = address {
-        socket.set_reuse_address(true)?;
+        socket.set_reuse_address(options.reuse_address.unwrap_or(true))?;
         if options.reuse_port {
             socket.set_reuse_port(true)?;
         }
         if let (true, Some(only_v6)) = (inet.is_ipv6(), options.only_v6) {
             socket.set_only_v6(only_v6)?;
         }
+        options.set_for_listener(&socket)?;
     }
+    options.socket.apply(SockRef::from(&socket))?;
     socket.bind(&address.to_sock_addr()?)?;
     socket.listen(options.backlog)?;
     Ok(socket.into())
@@ -142,13 +84,20 @@ pub fn listen(address: &Address, options: &ListenOptions) -> io::Result<OwnedFd>
 ///
 /// # Errors
 ///
-/// What socket(2) and bind(2) say.
-pub fn bind_datagram(address: &Address, reuse_port: bool) -> io::Result<OwnedFd> {
+/// What socket(2) and bind(2) say; for an option that the kernel refuses, its name.
+pub fn bind_datagram(address: &Address, options: &ListenOptions) -> io::Result<OwnedFd> {
     let socket = socket2::Socket::new(address.domain(), Type::DGRAM, None)?;
     socket.set_nonblocking(true)?;
-    if reuse_port && matches!(address, Address::Inet(_)) {
-        socket.set_reuse_port(true)?;
+    if let Address::Inet(inet) = address {
+        socket.set_reuse_address(options.reuse_address.unwrap_or(false))?;
+        if options.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        if let (true, Some(only_v6)) = (inet.is_ipv6(), options.only_v6) {
+            socket.set_only_v6(only_v6)?;
+        }
     }
+    options.socket.apply(SockRef::from(&socket))?;
     socket.bind(&address.to_sock_addr()?)?;
     Ok(socket.into())
 }
@@ -162,6 +111,19 @@ pub fn stream_for(address: &Address) -> io::Result<OwnedFd> {
     let socket = socket2::Socket::new(address.domain(), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Sets the options of a connection that is about to be made, and binds it to the local address `from`.
+pub(crate) fn prepare_connect(
+    fd: BorrowedFd<'_>,
+    from: Option<&Address>,
+    options: &SocketOptions,
+) -> io::Result<()> {
+    options.set_for_connect(&fd)?;
+    match from {
+        Some(from) => SockRef::from(&fd).bind(&from.to_sock_addr()?),
+        None => Ok(()),
+    }
 }
 
 /// The address `fd` is bound to, getsockname(2).
@@ -201,6 +163,25 @@ pub fn set_nodelay(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 /// What setsockopt(2) says.
 pub fn set_reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).set_linger(Some(Duration::ZERO))
+}
+
+/// Whether the kernel cuts long datagrams of this socket apart (`UDP_SEGMENT`, udp(7)): UDP, from Linux 4.18.
+pub fn knows_segmentation(fd: BorrowedFd<'_>) -> bool {
+    let (mut size, mut len): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    let value = (&raw mut size).cast();
+    // SAFETY: the option is one int, and `len` says so.
+    unsafe { syscall!(getsockopt(fd.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, value, &raw mut len)) }
+        .is_ok()
+}
+
+/// Let the kernel join datagrams of one sender (`UDP_GRO`, udp(7)): UDP, from Linux 5.0. See
+/// [`InDatagram::segment_size`](crate::op::InDatagram::segment_size).
+///
+/// # Errors
+///
+/// What setsockopt(2) says, such as `ENOPROTOOPT` of a socket or kernel that does not know it.
+pub fn join_received(fd: BorrowedFd<'_>, join: bool) -> io::Result<()> {
+    options::set_int(&fd, libc::SOL_UDP, libc::UDP_GRO, join.into())
 }
 
 /// Whether `fd` listens for connections (`SO_ACCEPTCONN`, socket(7)).
@@ -246,12 +227,4 @@ pub(crate) fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         result => result,
     }
-}
-
-/// The number of a network interface, if_nametoindex(3); `None` if there is none of that name.
-pub fn interface_index(name: &str) -> Option<u32> {
-    let name = CString::new(name).ok()?;
-    // SAFETY: `name` is a string that ends in a zero byte.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    (index != 0).then_some(index)
 }
