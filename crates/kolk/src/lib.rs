@@ -38,6 +38,7 @@
 
 mod address;
 mod error;
+pub mod inherit;
 mod listener;
 pub mod server;
 pub mod watcher;
@@ -47,6 +48,6 @@ pub use error::{Error, Result};
 pub use kolk_engine::buffer::{Chunk, FileRange, Lease};
 pub use kolk_engine::driver::{DriverChoice, DriverKind};
 pub use kolk_engine::op::Interest;
-pub use kolk_engine::socket::Address;
+pub use kolk_engine::socket::{Address, Keepalive, SocketOptions};
 pub use kolk_engine::token::ConnId;
 pub use listener::Listeners;

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use kolk_engine::driver::DriverChoice;
+use kolk_engine::socket::SocketOptions;
 
 use super::handler::Handler;
 use super::limits::{CLOSE_TIMEOUT, EVENT_LOOPS_MAX, INPUT_LIMIT, POOL_QUEUE, POOL_THREADS, STOP_TIMEOUT};
@@ -14,7 +15,7 @@ use super::running::RunningServer;
 use super::starting;
 use super::timers::{IdleTimeouts, millis};
 use crate::error::{Error, Result};
-use crate::listener::Listeners;
+use crate::listener::{Listeners, Plan};
 
 /// The reactor. [`Server::builder`] is the way in; see the [module](super) for what it does.
 #[derive(Debug)]
@@ -264,7 +265,14 @@ impl Builder {
         if self.addresses.is_empty() {
             return Err(Error::invalid("the server has no address: call `listen` at least once"));
         }
-        let listeners = Listeners::bind_on(&self.addresses, loops, &self.settings.driver)?;
+        let listeners = Listeners::bind_as(Plan {
+            addresses: &self.addresses,
+            inherited: Vec::new(),
+            loops,
+            acceptors: 0,
+            driver: &self.settings.driver,
+            options: &SocketOptions::new(),
+        })?;
         starting::start(listeners, Arc::new(self.settings), self.stop_on_signals, make_handler)
     }
 

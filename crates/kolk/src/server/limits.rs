@@ -15,6 +15,9 @@ pub(crate) const OUTPUT_LOW: u64 = 256 << 10;
 /// Bytes that may be queued for one connection at all. High enough for a large answer; without any, a peer that
 /// never reads would take all memory.
 pub(crate) const OUTPUT_CAP: u64 = 64 << 20;
+/// What the kernel is asked to keep of the datagrams that arrive on one UDP socket. The usual 208 KiB hold some
+/// 90 short ones, 5 ms of 20 000 a second; a scheduler may keep a loop away for longer.
+pub(crate) const DATAGRAM_RECEIVE_BUFFER: usize = 4 << 20;
 
 /// Bytes that a handler may leave unconsumed on one connection. A frame that is longer needs a higher
 /// limit; without any, a peer that never ends its frame would take all memory.

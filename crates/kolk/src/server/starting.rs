@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 
-use kolk_engine::driver::{DriverKind, Socket};
+use kolk_engine::driver::DriverKind;
 use kolk_engine::{Config, EventLoop};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -34,7 +34,7 @@ use super::running::RunningServer;
 use super::stats::Published;
 use super::worker::Worker;
 use crate::error::{Error, Result};
-use crate::listener::Listeners;
+use crate::listener::{Bound, Listeners};
 
 /// Starts one thread a loop and waits until all have begun. If one cannot, the others stop.
 pub(super) fn start<H, M, F>(
@@ -110,7 +110,7 @@ fn abandon<H: Handler<M>, M>(starting: Vec<Starting<H, M>>, error: Error) -> Err
 /// What one loop's thread is started with.
 struct Plan {
     number: usize,
-    sockets: Vec<Socket>,
+    sockets: Vec<Bound>,
     settings: Arc<Settings>,
     admission: Arc<Admission>,
     pool: Arc<Pool>,

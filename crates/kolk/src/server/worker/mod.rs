@@ -31,7 +31,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use kolk_engine::buffer::LinkedBuffer;
-use kolk_engine::driver::Socket;
 use kolk_engine::slab::Table;
 use kolk_engine::token::{ConnId, Key};
 use kolk_engine::{Event, EventLoop, Progress};
@@ -45,6 +44,7 @@ use super::handler::{Action, Handler};
 use super::limits::LATER_PER_TURN;
 use super::state::ConnState;
 use super::stats::Published;
+use crate::listener::Bound;
 
 pub(super) struct Worker<H: Handler<M>, M> {
     event_loop: EventLoop<Command<H::Session, M>>,
@@ -102,12 +102,12 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     }
 
     /// Tells the handler, takes over the loop's listeners, and accepts.
-    pub(super) fn begin(mut self, sockets: Vec<Socket>) -> io::Result<Self> {
+    pub(super) fn begin(mut self, sockets: Vec<Bound>) -> io::Result<Self> {
         self.note_time();
         let mut context = LoopContext { event_loop: &mut self.event_loop, state: &mut self.home };
         self.handler.on_start(&self.handle, &mut context);
         self.tick();
-        for socket in sockets {
+        for Bound { socket, .. } in sockets {
             let listener = self.event_loop.attach(socket)?;
             self.event_loop.accept(listener)?;
             self.listeners.push(listener);

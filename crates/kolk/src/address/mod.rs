@@ -1,4 +1,6 @@
-//! Addresses as users write them: `tcp://127.0.0.1:7000`, `unix:///run/app.sock`.
+//! Addresses as users write them: `tcp://127.0.0.1:7000`, `udp://:5353`, `unix:///run/app.sock`.
+
+mod options;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
@@ -7,7 +9,7 @@ use std::str::FromStr;
 
 use kolk_engine::socket::{self, Address};
 
-use crate::server::limits::BACKLOG;
+pub(crate) use options::AddressOptions;
 
 /// Where to listen, and with which options of its own.
 ///
@@ -16,16 +18,25 @@ use crate::server::limits::BACKLOG;
 /// | `tcp://HOST:PORT` | the address of whichever family HOST has; with no HOST, all IPv6 and IPv4 addresses |
 /// | `tcp4://HOST:PORT` | IPv4 only; with no HOST, `0.0.0.0` |
 /// | `tcp6://[HOST]:PORT` | IPv6 only (`IPV6_V6ONLY`); with no HOST, `[::]` |
+/// | `udp://HOST:PORT`, `udp4://`, `udp6://` | datagrams, likewise |
 /// | `unix:///PATH` | a Unix stream socket at PATH |
-/// | `unix://@NAME` | one in Linux's abstract namespace |
+/// | `unixgram:///PATH` | a Unix datagram socket at PATH |
+/// | `unix://@NAME`, `unixgram://@NAME` | one in Linux's abstract namespace |
 ///
 /// HOST is an address, `[ADDRESS]` for IPv6, `[ADDRESS%ZONE]` with an interface's name or number, or a
 /// name that is looked up once. PORT 0 lets the kernel choose. Options follow a `?`, separated by `&`:
 ///
-/// | option | meaning |
-/// |---|---|
-/// | `backlog=N` | connections that may wait to be accepted; 4096, clamped by `net.core.somaxconn` |
-/// | `reuseport=true` | share the port with other processes that also say so (`SO_REUSEPORT`) |
+/// | option | of | meaning |
+/// |---|---|---|
+/// | `backlog=N` | tcp, unix | connections that may wait to be accepted; 4096, clamped by `net.core.somaxconn` |
+/// | `reuseport=true` | tcp, udp | share the port with other processes that also say so (`SO_REUSEPORT`) |
+/// | `reuseaddr=false` | tcp, udp | for tcp, wait until no connection of an earlier server lingers there; for udp, `true` shares the port with other receivers of a multicast group (`SO_REUSEADDR`) |
+/// | `device=NAME` | tcp, udp | only what comes by this network interface (`SO_BINDTODEVICE`) |
+/// | `sndbuf=BYTES`, `rcvbuf=BYTES` | all | what the kernel keeps for each connection, or for the datagram socket |
+/// | `fastopen=N` | tcp | so many connections may bring their first bytes with the SYN (`TCP_FASTOPEN`) |
+/// | `deferaccept=SECONDS` | tcp | a connection is accepted once it has said something, or after this time (`TCP_DEFER_ACCEPT`) |
+/// | `join=GROUP`, `join=GROUP%INTERFACE` | udp | receive what is sent to this multicast group; more than once for more groups |
+/// | `segments=false` | udp | do not let the kernel join datagrams on their way (`UDP_GRO`, `UDP_SEGMENT`) |
 ///
 /// # Examples
 ///
@@ -43,8 +54,7 @@ use crate::server::limits::BACKLOG;
 pub struct ListenAddress {
     pub(crate) scheme: Scheme,
     pub(crate) address: Address,
-    pub(crate) backlog: i32,
-    pub(crate) reuse_port: bool,
+    pub(crate) options: AddressOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,21 +62,55 @@ pub(crate) enum Scheme {
     Tcp,
     Tcp4,
     Tcp6,
+    Udp,
+    Udp4,
+    Udp6,
     Unix,
+    Unixgram,
 }
 
 impl Scheme {
-    const ALL: [(&'static str, Self); 4] =
-        [("tcp", Self::Tcp), ("tcp4", Self::Tcp4), ("tcp6", Self::Tcp6), ("unix", Self::Unix)];
+    const ALL: [(&'static str, Self); 8] = [
+        ("tcp", Self::Tcp),
+        ("tcp4", Self::Tcp4),
+        ("tcp6", Self::Tcp6),
+        ("udp", Self::Udp),
+        ("udp4", Self::Udp4),
+        ("udp6", Self::Udp6),
+        ("unix", Self::Unix),
+        ("unixgram", Self::Unixgram),
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, scheme)| *scheme == self).map_or("", |(name, _)| name)
     }
 
+    pub(crate) fn is_datagram(self) -> bool {
+        matches!(self, Self::Udp | Self::Udp4 | Self::Udp6 | Self::Unixgram)
+    }
+
+    pub(crate) fn is_unix(self) -> bool {
+        matches!(self, Self::Unix | Self::Unixgram)
+    }
+
+    /// Whether an IPv6 socket takes IPv6 only; `None` where there is none.
+    pub(crate) fn only_v6(self) -> Option<bool> {
+        match self {
+            Self::Tcp | Self::Udp => Some(false),
+            Self::Tcp6 | Self::Udp6 => Some(true),
+            _ => None,
+        }
+    }
+
+    /// The scheme that says the same for any family.
+    fn of_any_family(self) -> &'static str {
+        if self.is_datagram() { "udp" } else { "tcp" }
+    }
+
     fn accepts(self, address: &SocketAddr) -> bool {
         match self {
-            Self::Tcp4 => address.is_ipv4(),
-            Self::Tcp6 => address.is_ipv6(),
+            Self::Tcp4 | Self::Udp4 => address.is_ipv4(),
+            Self::Tcp6 | Self::Udp6 => address.is_ipv6(),
             _ => true,
         }
     }
@@ -103,41 +147,11 @@ impl FromStr for ListenAddress {
             None => (rest, ""),
         };
         let address = match scheme {
-            Scheme::Unix => unix_address(place)?,
+            Scheme::Unix | Scheme::Unixgram => unix_address(scheme, place)?,
             _ => Address::Inet(inet_address(scheme, place)?),
         };
-        let mut parsed = Self { scheme, address, backlog: BACKLOG, reuse_port: false };
-        for option in options.split('&').filter(|option| !option.is_empty()) {
-            parsed.set_option(option)?;
-        }
-        Ok(parsed)
-    }
-}
-
-impl ListenAddress {
-    fn set_option(&mut self, option: &str) -> Result<(), ParseAddressError> {
-        let (name, value) = option.split_once('=').unwrap_or((option, "true"));
-        let bad = |expected: &str| {
-            error(format!("the option {name}={value} is not valid: write {name}={expected}"))
-        };
-        match name {
-            "backlog" => {
-                self.backlog =
-                    value.parse().ok().filter(|&backlog| backlog > 0).ok_or_else(|| bad("NUMBER"))?;
-            }
-            "reuseport" => {
-                if self.scheme == Scheme::Unix {
-                    return Err(error("reuseport is not for Unix sockets: a path has one listener".into()));
-                }
-                self.reuse_port = value.parse().map_err(|_| bad("true or false"))?;
-            }
-            _ => {
-                return Err(error(format!(
-                    "the option {name:?} is unknown: there are backlog and reuseport"
-                )));
-            }
-        }
-        Ok(())
+        let options = AddressOptions::parse(scheme, options)?;
+        Ok(Self { scheme, address, options })
     }
 }
 
@@ -163,19 +177,20 @@ fn no_scheme(text: &str) -> ParseAddressError {
 }
 
 fn unknown_scheme(name: &str) -> ParseAddressError {
-    error(format!("the scheme {name:?} is unknown: use tcp, tcp4, tcp6 or unix"))
+    error(format!("the scheme {name:?} is unknown: use tcp, tcp4, tcp6, udp, udp4, udp6, unix or unixgram"))
 }
 
-fn unix_address(place: &str) -> Result<Address, ParseAddressError> {
+fn unix_address(scheme: Scheme, place: &str) -> Result<Address, ParseAddressError> {
+    let scheme = scheme.name();
     if let Some(name) = place.strip_prefix('@') {
         return match name.len() {
-            0 => Err(error("the name is missing: write unix://@NAME".into())),
+            0 => Err(error(format!("the name is missing: write {scheme}://@NAME"))),
             1..=socket::UNIX_PATH_MAX => Ok(Address::Abstract(name.as_bytes().into())),
             len => Err(error(too_long("name", len))),
         };
     }
     match place.len() {
-        0 => Err(error("the path is missing: write unix:///PATH".into())),
+        0 => Err(error(format!("the path is missing: write {scheme}:///PATH"))),
         1..=socket::UNIX_PATH_MAX => Ok(Address::Unix(PathBuf::from(place))),
         len => Err(error(too_long("path", len))),
     }
@@ -215,10 +230,10 @@ fn inet_address(scheme: Scheme, place: &str) -> Result<SocketAddr, ParseAddressE
     }
 }
 
-/// With no host, `tcp` listens for both families through one IPv6 socket.
+/// With no host, `tcp` and `udp` listen for both families through one IPv6 socket.
 fn wildcard(scheme: Scheme) -> IpAddr {
     match scheme {
-        Scheme::Tcp4 => Ipv4Addr::UNSPECIFIED.into(),
+        Scheme::Tcp4 | Scheme::Udp4 => Ipv4Addr::UNSPECIFIED.into(),
         _ => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
@@ -231,19 +246,26 @@ fn v6_address(text: &str, port: u16) -> Result<SocketAddr, ParseAddressError> {
     let ip = ip.parse::<Ipv6Addr>().map_err(|_| error(format!("[{text}] is not an IPv6 address")))?;
     let scope = match zone {
         None => 0,
-        Some(zone) => zone.parse().ok().or_else(|| socket::interface_index(zone)).ok_or_else(|| {
-            error(format!("the zone {zone:?} is no network interface: `ip link` lists them"))
-        })?,
+        Some(zone) => interface(zone)?,
     };
     Ok(SocketAddrV6::new(ip, port, 0, scope).into())
+}
+
+/// The number of a network interface, given by name or number.
+fn interface(zone: &str) -> Result<u32, ParseAddressError> {
+    zone.parse()
+        .ok()
+        .or_else(|| socket::interface_index(zone))
+        .ok_or_else(|| error(format!("the zone {zone:?} is no network interface: `ip link` lists them")))
 }
 
 fn of_family(scheme: Scheme, address: SocketAddr, host: &str) -> Result<SocketAddr, ParseAddressError> {
     if scheme.accepts(&address) {
         return Ok(address);
     }
-    let (is, other) = if address.is_ipv4() { ("IPv4", "tcp4") } else { ("IPv6", "tcp6") };
-    Err(error(format!("{host} is an {is} address: use {other} or tcp, not {}", scheme.name())))
+    let (is, number) = if address.is_ipv4() { ("IPv4", 4) } else { ("IPv6", 6) };
+    let any = scheme.of_any_family();
+    Err(error(format!("{host} is an {is} address: use {any}{number} or {any}, not {}", scheme.name())))
 }
 
 fn look_up(scheme: Scheme, host: &str, port: u16) -> Result<SocketAddr, ParseAddressError> {
@@ -281,6 +303,11 @@ mod tests {
             "tcp6://[::1]:0",
             "unix:///tmp/kolk.sock",
             "unix://@kolk",
+            "udp://127.0.0.1:7000",
+            "udp4://127.0.0.1:0",
+            "udp6://[::1]:0",
+            "unixgram:///tmp/kolk.sock",
+            "unixgram://@kolk",
         ] {
             assert_eq!(parse(text).to_string(), text);
         }
@@ -300,8 +327,8 @@ mod tests {
     #[test]
     fn r01_options_follow_a_question_mark() {
         let address = parse("tcp://127.0.0.1:0?reuseport=true&backlog=16");
-        assert_eq!((address.reuse_port, address.backlog), (true, 16));
-        assert!(parse("tcp://127.0.0.1:0?reuseport").reuse_port);
+        assert_eq!((address.options.reuse_port, address.options.backlog), (true, 16));
+        assert!(parse("tcp://127.0.0.1:0?reuseport").options.reuse_port);
         refused("tcp://127.0.0.1:0?backlog=many", "backlog=NUMBER");
         refused("tcp://127.0.0.1:0?backlog=-1", "backlog=NUMBER");
         refused("tcp://127.0.0.1:0?colour=red", "unknown");
@@ -319,6 +346,8 @@ mod tests {
         refused("tcp://127.0.0.1:70000", "not a number up to 65535");
         refused("tcp://::1:80", "stands in brackets");
         refused("tcp4://[::1]:80", "use tcp6");
+        refused("udp6://127.0.0.1:80", "use udp4 or udp, not udp6");
+        refused("unixgram://", "write unixgram:///PATH");
         refused("tcp6://127.0.0.1:80", "use tcp4");
         refused("tcp://no.such.host.invalid:80", "not known");
         refused("unix://", "the path is missing");
