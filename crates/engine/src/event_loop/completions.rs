@@ -109,7 +109,8 @@ impl Core {
         match result {
             Ok(socket) => {
                 slot.count = 0;
-                (slot.phase == Phase::Open).then_some(Event::Accepted(listener, socket))
+                // Also while it closes: the peer believes that it was accepted.
+                Some(Event::Accepted(listener, socket))
             }
             Err(_) if slot.phase != Phase::Open => None,
             Err(error) if socket::is_lost_in_accept(&error) || is_cancelled(&error) => {

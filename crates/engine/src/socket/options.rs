@@ -162,6 +162,11 @@ impl SocketOptions {
         *self == Self::default()
     }
 
+    /// Whether the size of a buffer is asked for.
+    pub fn has_buffers(&self) -> bool {
+        self.send_buffer.or(self.receive_buffer).is_some()
+    }
+
     /// Sets what is asked for on any socket.
     ///
     /// # Errors

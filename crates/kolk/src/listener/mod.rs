@@ -18,6 +18,7 @@ use self::inherited::{Group, Groups};
 use crate::address::{ListenAddress, Scheme};
 use crate::error::{Error, Result};
 use crate::inherit::Inherited;
+use crate::server::limits::ADDRESSES_MAX;
 use crate::watcher::IntoSocket;
 
 /// Listening sockets of several addresses, for each of several loops. Every address is bound, or none.
@@ -63,6 +64,8 @@ pub(crate) struct Bound {
     pub(crate) is_datagram: bool,
     /// The kernel may join datagrams.
     pub(crate) segments: bool,
+    /// Options that accepted connections do not have from this listener: Unix sockets pass none on.
+    pub(crate) not_passed_on: Option<SocketOptions>,
 }
 
 /// What is to be bound, and for whom.
@@ -119,7 +122,7 @@ impl Listeners {
                 .map_err(|cause| Error::invalid(format!("cannot listen on {text:?}: {cause}")))?;
             let range = range(asked.scheme.is_datagram());
             match inherited.take(&asked) {
-                Some(group) => listeners.share_out(group, range)?,
+                Some(group) => listeners.share_out(group, range, plan.options)?,
                 None => listeners
                     .add(&asked, range, plan.driver, plan.options)
                     .map_err(|cause| Error::io(format!("cannot bind {asked}"), cause.error, &cause.advice))?,
@@ -127,7 +130,11 @@ impl Listeners {
         }
         for group in inherited.rest() {
             let range = range(group.address.scheme.is_datagram());
-            listeners.share_out(group, range)?;
+            listeners.share_out(group, range, plan.options)?;
+        }
+        if listeners.addresses.len() > ADDRESSES_MAX {
+            let count = listeners.addresses.len();
+            return Err(Error::invalid(format!("{count} addresses are too many: at most {ADDRESSES_MAX}")));
         }
         Ok(listeners)
     }
@@ -184,19 +191,23 @@ impl Listeners {
         for index in range {
             if index != home && !lonely {
                 let socket = another(asked, &bound, &first, &options)?;
-                self.sockets[index].push(Bound::new(socket, asked, number));
+                self.sockets[index].push(Bound::new(socket, asked, number, &options.socket));
             }
         }
-        self.sockets[home].push(Bound::new(first, asked, number));
+        self.sockets[home].push(Bound::new(first, asked, number, &options.socket));
         Ok(())
     }
 
     /// Gives inherited sockets of one address to loops, each at least one where that is possible.
-    fn share_out(&mut self, group: Group, range: Range<usize>) -> Result<()> {
+    fn share_out(&mut self, group: Group, range: Range<usize>, all: &SocketOptions) -> Result<()> {
         let Group { address, sockets, owns_path } = group;
         let failed = |error| Error::io(format!("cannot take over {address}"), error, "");
         if let (true, Address::Unix(path)) = (owns_path, &address.address) {
             self.unix_paths.push(UnixPath::new(path).map_err(failed)?);
+        }
+        let options = address.options.for_socket(address.scheme, all).socket;
+        for fd in sockets.iter().filter_map(Socket::as_fd) {
+            options.set_on(&fd).map_err(failed)?;
         }
         let number = self.number_of(address.clone());
         let missing = if can_be_shared_out(&address) { range.len().saturating_sub(sockets.len()) } else { 0 };
@@ -208,7 +219,7 @@ impl Listeners {
         let home = usize::from(number) % range.len();
         for (index, socket) in sockets.into_iter().enumerate() {
             let index = range.start + (home + index) % range.len();
-            self.sockets[index].push(Bound::new(socket, &address, number));
+            self.sockets[index].push(Bound::new(socket, &address, number, &options));
         }
         Ok(())
     }
@@ -220,8 +231,10 @@ impl Listeners {
 }
 
 impl Bound {
-    fn new(socket: Socket, address: &ListenAddress, number: u16) -> Self {
+    fn new(socket: Socket, address: &ListenAddress, number: u16, options: &SocketOptions) -> Self {
+        let passes_nothing_on = address.scheme == Scheme::Unix && options.has_buffers();
         Self {
+            not_passed_on: passes_nothing_on.then(|| options.clone()),
             socket,
             address: number,
             is_datagram: address.scheme.is_datagram(),

@@ -46,6 +46,11 @@ impl Admission {
         !is_one_too_many
     }
 
+    /// Counts a connection in that the program made or brought itself, and that nobody refuses.
+    pub(super) fn count_in(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts it out again.
     pub(super) fn leave(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);

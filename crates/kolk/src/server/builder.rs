@@ -10,11 +10,13 @@ use kolk_engine::socket::SocketOptions;
 
 use super::handler::Handler;
 use super::limits::{CLOSE_TIMEOUT, EVENT_LOOPS_MAX, INPUT_LIMIT, POOL_QUEUE, POOL_THREADS, STOP_TIMEOUT};
+use super::listening::SocketSettings;
 use super::output::{OutputLimits, Overflow};
 use super::running::RunningServer;
 use super::starting;
 use super::timers::{IdleTimeouts, millis};
 use crate::error::{Error, Result};
+use crate::inherit::Inherited;
 use crate::listener::{Listeners, Plan};
 
 /// The reactor. [`Server::builder`] is the way in; see the [module](super) for what it does.
@@ -28,11 +30,12 @@ impl Server {
     pub fn builder() -> Builder {
         Builder {
             addresses: Vec::new(),
+            inherited: Vec::new(),
             event_loops: None,
             settings: Settings {
                 driver: DriverChoice::Auto,
                 pin: false,
-                nodelay: true,
+                sockets: SocketSettings::default(),
                 input_limit: INPUT_LIMIT,
                 drain_timeout: Duration::ZERO,
                 stop_timeout: STOP_TIMEOUT,
@@ -51,12 +54,13 @@ impl Server {
 }
 
 /// A server to be. Made by [`Server::builder`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[must_use = "a builder does nothing until `run` or `start`"]
 pub struct Builder {
     addresses: Vec<String>,
+    pub(super) inherited: Vec<Inherited>,
     event_loops: Option<usize>,
-    settings: Settings,
+    pub(super) settings: Settings,
     stop_on_signals: bool,
 }
 
@@ -65,7 +69,7 @@ pub struct Builder {
 pub(super) struct Settings {
     pub(super) driver: DriverChoice,
     pub(super) pin: bool,
-    pub(super) nodelay: bool,
+    pub(super) sockets: SocketSettings,
     pub(super) input_limit: usize,
     pub(super) drain_timeout: Duration,
     pub(super) stop_timeout: Duration,
@@ -119,9 +123,8 @@ impl Builder {
     }
 
     /// Whether small segments are sent at once (`TCP_NODELAY`). Default: yes.
-    pub fn nodelay(mut self, nodelay: bool) -> Self {
-        self.settings.nodelay = nodelay;
-        self
+    pub fn nodelay(self, nodelay: bool) -> Self {
+        self.socket_options(SocketOptions::new().nodelay(nodelay))
     }
 
     /// Bytes that a handler may leave unconsumed on one connection, which is closed beyond that. Default:
@@ -262,18 +265,19 @@ impl Builder {
         F: Fn(usize) -> H + Send + Sync + 'static,
     {
         let loops = self.loop_count()?;
-        if self.addresses.is_empty() {
+        let acceptors = self.check_acceptors(loops)?;
+        if self.addresses.is_empty() && self.inherited.is_empty() {
             return Err(Error::invalid("the server has no address: call `listen` at least once"));
         }
         let listeners = Listeners::bind_as(Plan {
             addresses: &self.addresses,
-            inherited: Vec::new(),
+            inherited: self.inherited,
             loops,
-            acceptors: 0,
+            acceptors,
             driver: &self.settings.driver,
-            options: &SocketOptions::new(),
+            options: &self.settings.sockets.accepted,
         })?;
-        starting::start(listeners, Arc::new(self.settings), self.stop_on_signals, make_handler)
+        starting::start(listeners, loops, Arc::new(self.settings), self.stop_on_signals, make_handler)
     }
 
     fn loop_count(&self) -> Result<usize> {

@@ -1,12 +1,17 @@
 //! What other threads tell a loop.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::mpsc::Sender as Reply;
 
 use bytes::Bytes;
 use kolk_engine::buffer::Chunk;
+use kolk_engine::driver::Socket;
 use kolk_engine::token::Key;
 
 use super::conn::Conn;
+use super::connect::Connect;
 use super::groups::Group;
 use super::offload::Offloaded;
 use crate::error::Result;
@@ -25,6 +30,13 @@ pub(super) enum Command<S, M> {
     /// To many.
     Each(Arc<EachTask<S>>),
     Broadcast(Audience, Bytes),
+    /// To the loop: an acceptor has accepted this at the address of this index.
+    Adopt(Socket, u16),
+    /// The program brings this under a name that was reserved for it, with a tag.
+    Enroll(Key, Socket, u64),
+    Connect(Key, Box<Connect>),
+    /// Duplicate what is listened on, for a successor.
+    Share(Reply<io::Result<Vec<OwnedFd>>>),
     /// Stop gracefully.
     Stop,
     /// Stop without waiting for anybody.

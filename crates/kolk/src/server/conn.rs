@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use kolk_engine::Core;
 use kolk_engine::token::ConnId;
 
+use super::connect::{ENROLLED, OUTBOUND, Origin};
 use super::context::{Later, LoopContext, LoopState};
 use super::groups::Group;
 use super::state::{Ask, ConnState, Gate};
@@ -29,9 +30,23 @@ impl Conn<'_> {
     }
 
     /// Which address the connection came from: counted from zero, in the order in which they were given
-    /// to [`Builder::listen`](super::Builder::listen).
+    /// to [`Builder::listen`](super::Builder::listen), and behind these the
+    /// [inherited](super::Builder::inherit) ones. `usize::MAX` for a connection that was not accepted, see
+    /// [`origin`](Self::origin).
     pub fn listener(&self) -> usize {
-        usize::from(self.state.listener)
+        match self.origin() {
+            Origin::Accepted { listener } => listener,
+            _ => usize::MAX,
+        }
+    }
+
+    /// How the connection came to be.
+    pub fn origin(&self) -> Origin {
+        match self.state.listener {
+            OUTBOUND => Origin::Outbound { tag: self.state.tag(), opener: self.state.opener() },
+            ENROLLED => Origin::Enrolled { tag: self.state.tag() },
+            listener => Origin::Accepted { listener: usize::from(listener) },
+        }
     }
 
     /// The peer's address; `None` for a Unix socket and when the peer has gone.

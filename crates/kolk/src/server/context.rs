@@ -11,6 +11,7 @@ use kolk_engine::token::{ConnId, Key};
 use super::admission::Admission;
 use super::builder::Settings;
 use super::command::Audience;
+use super::connect::Connect;
 use super::groups::{Group, Groups};
 use super::offload::Office;
 use super::stats::Stats;
@@ -68,6 +69,7 @@ pub(super) enum Later {
     /// Reading was resumed: what was withheld meanwhile is to be delivered.
     Deliver(Key),
     Broadcast(Audience, Bytes),
+    Connect(Key, Box<Connect>),
     /// Stop the whole server.
     Shutdown,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use bytes::Bytes;
 use kolk_engine::buffer::Chunk;
@@ -10,6 +11,7 @@ use kolk_engine::mailbox::{SendError, Sender};
 use kolk_engine::slab::SlotNumbers;
 use kolk_engine::token::{ConnId, Key};
 
+use super::acceptor::{AcceptorCommand, AcceptorEnd};
 use super::command::{Audience, Command, EachTask};
 use super::conn::Conn;
 use super::groups::Group;
@@ -59,6 +61,16 @@ use crate::error::{Error, Result};
 /// ```
 pub struct ServerHandle<H: Handler<M>, M = ()> {
     loops: Arc<[LoopEnd<H::Session, M>]>,
+    pub(super) common: Arc<Common>,
+}
+
+/// What all handles of a server share beside its loops.
+pub(super) struct Common {
+    pub(super) acceptors: Vec<AcceptorEnd>,
+    /// The next loop of those that take what the program brings.
+    pub(super) turn: AtomicUsize,
+    /// A successor has the listeners, and with them the paths of Unix sockets.
+    pub(super) handed_over: AtomicBool,
 }
 
 /// One loop, as other threads see it.
@@ -154,8 +166,24 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
 
 /// Many connections, and the server itself.
 impl<H: Handler<M>, M> ServerHandle<H, M> {
-    pub(super) fn new(loops: Vec<LoopEnd<H::Session, M>>) -> Self {
-        Self { loops: loops.into() }
+    pub(super) fn new(loops: Vec<LoopEnd<H::Session, M>>, acceptors: Vec<AcceptorEnd>) -> Self {
+        let common = Common { acceptors, turn: AtomicUsize::new(0), handed_over: AtomicBool::new(false) };
+        Self { loops: loops.into(), common: Arc::new(common) }
+    }
+
+    pub(super) fn loop_end(&self, number: usize) -> &LoopEnd<H::Session, M> {
+        &self.loops[number]
+    }
+
+    pub(super) fn existing_loop(&self, number: u16) -> Result<&LoopEnd<H::Session, M>> {
+        let count = self.loops.len();
+        let no_such_loop = || Error::invalid(format!("there is no event loop {number}: there are {count}"));
+        self.loops.get(usize::from(number)).ok_or_else(no_such_loop)
+    }
+
+    /// Connections of each loop, with those on their way to it.
+    pub(super) fn note_loads(&self, loads: &mut [u64]) {
+        loads.iter_mut().zip(&*self.loops).for_each(|(load, end)| *load = end.published.load());
     }
 
     /// How results of jobs come back to one of the loops.
@@ -199,11 +227,7 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
     ///
     /// As [`write`](Self::write); [`is_invalid_input`](Error::is_invalid_input) for a loop that does not exist.
     pub fn broadcast_on(&self, event_loop: u16, bytes: impl Into<Bytes>) -> Result<()> {
-        let count = self.loops.len();
-        let no_such_loop =
-            || Error::invalid(format!("there is no event loop {event_loop}: there are {count}"));
-        let end = self.loops.get(usize::from(event_loop)).ok_or_else(no_such_loop)?;
-        end.send(Command::Broadcast(Audience::All, bytes.into()))
+        self.existing_loop(event_loop)?.send(Command::Broadcast(Audience::All, bytes.into()))
     }
 
     fn tell_audience(&self, audience: &Audience, bytes: &Bytes) -> Result<()> {
@@ -234,6 +258,7 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
     pub fn stats(&self) -> Stats {
         let mut sum = Stats::default();
         self.loops.iter().for_each(|end| end.add_to(&mut sum));
+        self.common.acceptors.iter().for_each(|end| end.published.add_to(&mut sum));
         sum
     }
 
@@ -251,11 +276,27 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
     /// [`Builder::drain_timeout`](super::Builder::drain_timeout), then send what is queued and close. Returns at
     /// once.
     pub fn stop(&self) {
+        if self.common.acceptors.is_empty() {
+            return self.stop_loops();
+        }
+        // The last of them stops the loops, when these have got everybody who was accepted.
+        self.stop_acceptors();
+    }
+
+    pub(super) fn stop_loops(&self) {
         self.tell_all(|| Command::Stop);
+    }
+
+    fn stop_acceptors(&self) {
+        for end in &self.common.acceptors {
+            // One that has ended needs no telling.
+            let _ = end.mailbox.send(AcceptorCommand::Stop);
+        }
     }
 
     /// Stops the server without waiting for anybody: what is queued is discarded. Returns at once.
     pub fn stop_now(&self) {
+        self.stop_acceptors();
         self.tell_all(|| Command::StopNow);
     }
 
@@ -275,7 +316,7 @@ impl<S, M> LoopEnd<S, M> {
         self.published.add_to(sum);
     }
 
-    fn send(&self, command: Command<S, M>) -> Result<()> {
+    pub(super) fn send(&self, command: Command<S, M>) -> Result<()> {
         self.mailbox.send(command).map_err(|error| match error {
             SendError::Closed(_) => Error::server_stopped(),
             SendError::Full(_) => Error::loop_is_busy(),
@@ -285,7 +326,7 @@ impl<S, M> LoopEnd<S, M> {
 
 impl<H: Handler<M>, M> Clone for ServerHandle<H, M> {
     fn clone(&self) -> Self {
-        Self { loops: Arc::clone(&self.loops) }
+        Self { loops: Arc::clone(&self.loops), common: Arc::clone(&self.common) }
     }
 }
 

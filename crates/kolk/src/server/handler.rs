@@ -54,8 +54,15 @@ pub trait Handler<M = ()>: Sized {
         let _ = (handle, context);
     }
 
-    /// A connection was accepted. Writes are sent once this returns; [`Conn::close`] closes it at once.
+    /// A connection was accepted or enrolled, or begins to be made: [`Conn::origin`] says which. Writes are sent
+    /// once this returns, or once the connection is there; [`Conn::close`] closes it at once.
     fn on_open(&mut self, conn: &mut Conn<'_>) -> Self::Session;
+
+    /// An [outbound](super::Connect) connection is there. Default: nothing.
+    fn on_connect(&mut self, session: &mut Self::Session, conn: &mut Conn<'_>) -> Action {
+        let _ = (session, conn);
+        Action::Continue
+    }
 
     /// Bytes arrived, or arrived behind bytes that were left before. What stays in `input` comes again with the
     /// next bytes.
@@ -160,6 +167,8 @@ pub enum CloseReason {
     Reset,
     /// The kernel reported another failure.
     Failed(io::Error),
+    /// The [outbound](super::Connect) connection was never made.
+    ConnectFailed(io::Error),
     /// The handler, or a [`ServerHandle`], asked for it.
     ByHandler,
     /// More input was left unconsumed than the limit allows.
@@ -194,6 +203,7 @@ impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Failed(error) => return write!(f, "failed: {error}"),
+            Self::ConnectFailed(error) => return write!(f, "cannot connect: {error}"),
             Self::PeerClosed => "closed by the peer",
             Self::Reset => "reset by the peer",
             Self::ByHandler => "closed by the handler",

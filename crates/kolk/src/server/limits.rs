@@ -15,6 +15,21 @@ pub(crate) const OUTPUT_LOW: u64 = 256 << 10;
 /// Bytes that may be queued for one connection at all. High enough for a large answer; without any, a peer that
 /// never reads would take all memory.
 pub(crate) const OUTPUT_CAP: u64 = 64 << 20;
+
+/// Addresses of one server: a connection remembers its own in 16 bits.
+pub(crate) const ADDRESSES_MAX: usize = 1 << 15;
+
+/// Acceptors of one server. One serves more connections a second than a machine can open, so a few are
+/// plenty; each has a listener of every address.
+pub(crate) const ACCEPTORS_MAX: usize = 64;
+
+/// Time that an outbound connection has to be made: three retries of the first packet, after 1, 3 and 7 s.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time that a loop has to answer a question of another thread before that gives up: longer than any turn of a
+/// loop that works.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What the kernel is asked to keep of the datagrams that arrive on one UDP socket. The usual 208 KiB hold some
 /// 90 short ones, 5 ms of 20 000 a second; a scheduler may keep a loop away for longer.
 pub(crate) const DATAGRAM_RECEIVE_BUFFER: usize = 4 << 20;

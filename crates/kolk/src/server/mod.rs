@@ -24,17 +24,22 @@
 //! Stopping, by a signal or [`RunningServer::stop`]: listeners close, every connection sends what is queued
 //! and closes, and after [`Builder::stop_timeout`] those that did not come to an end are cut.
 
+mod acceptor;
 mod admission;
+mod balance;
 mod builder;
 mod command;
 mod conn;
+mod connect;
 mod context;
 mod detached;
 mod groups;
+mod handing_over;
 mod handle;
 mod handler;
 mod input;
 pub(crate) mod limits;
+mod listening;
 #[cfg(feature = "tracing")]
 mod log;
 #[cfg(not(feature = "tracing"))]
@@ -50,8 +55,10 @@ mod stats;
 mod timers;
 mod worker;
 
+pub use balance::{Balance, Choose, Incoming};
 pub use builder::{Builder, OnPanic, Server};
 pub use conn::Conn;
+pub use connect::{Connect, Origin};
 pub use context::LoopContext;
 pub use detached::Detached;
 pub use groups::Group;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use kolk_engine::driver::DriverKind;
@@ -50,6 +51,7 @@ pub struct RunningServer<H: Handler<M>, M = ()> {
     pub(super) driver: DriverKind,
     pub(super) driver_reason: String,
     pub(super) handle: ServerHandle<H, M>,
+    /// Of the loops, then of the acceptors.
     pub(super) threads: Vec<Option<JoinHandle<io::Result<()>>>>,
     pub(super) signals: Option<SignalHandle>,
     /// Removed from the file system when the server has stopped.
@@ -103,19 +105,29 @@ impl<H: Handler<M>, M> RunningServer<H, M> {
 
     fn join(&mut self) -> Result<()> {
         let mut outcome = Ok(());
+        let loops = self.handle.event_loops();
+        let name = |number: usize| match number.checked_sub(loops) {
+            None => format!("event loop {number}"),
+            Some(number) => format!("acceptor {number}"),
+        };
         for (number, thread) in self.threads.iter_mut().enumerate() {
             let Some(thread) = thread.take() else { continue };
             let ended = match thread.join() {
                 Ok(Ok(())) => continue,
-                Ok(Err(error)) => Error::io(format!("event loop {number} stopped"), error, ""),
-                Err(_) => Error::internal(format!("event loop {number} stopped: it panicked")),
+                Ok(Err(error)) => Error::io(format!("{} stopped", name(number)), error, ""),
+                Err(_) => Error::internal(format!("{} stopped: it panicked", name(number))),
             };
             outcome = outcome.and(Err(ended));
         }
         if let Some(signals) = self.signals.take() {
             signals.close();
         }
-        self.unix_paths.clear();
+        let handed_over = self.handle.common.handed_over.load(Ordering::Acquire);
+        for path in self.unix_paths.drain(..) {
+            if handed_over {
+                path.keep();
+            }
+        }
         outcome
     }
 }
@@ -132,7 +144,7 @@ impl<H: Handler<M>, M> fmt::Debug for RunningServer<H, M> {
         f.debug_struct("RunningServer")
             .field("addresses", &self.addresses)
             .field("driver", &self.driver)
-            .field("event_loops", &self.threads.len())
+            .field("event_loops", &self.handle.event_loops())
             .finish_non_exhaustive()
     }
 }

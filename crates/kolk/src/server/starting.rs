@@ -14,6 +14,7 @@ use std::any::{TypeId, type_name};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 
@@ -23,6 +24,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalHandle, Signals};
 
+use super::acceptor::StartingAcceptor;
 use super::admission::Admission;
 use super::builder::Settings;
 use super::command::Command;
@@ -39,6 +41,7 @@ use crate::listener::{Bound, Listeners};
 /// Starts one thread a loop and waits until all have begun. If one cannot, the others stop.
 pub(super) fn start<H, M, F>(
     listeners: Listeners,
+    loops: usize,
     settings: Arc<Settings>,
     stop_on_signals: bool,
     make_handler: F,
@@ -49,7 +52,8 @@ where
     F: Fn(usize) -> H + Send + Sync + 'static,
 {
     let addresses = listeners.addresses().iter().map(ToString::to_string).collect();
-    let (sockets, unix_paths) = listeners.into_parts();
+    let (mut sockets, unix_paths) = listeners.into_parts();
+    let for_acceptors = sockets.split_off(loops);
     let cpus = settings.pin.then(cpus_of_this_process).transpose()?;
     let make_handler = Arc::new(make_handler);
     let admission = Arc::new(Admission::new(settings.max_connections, settings.accept_rate));
@@ -62,18 +66,31 @@ where
         starting.push(plan.spawn(Arc::clone(&make_handler))?);
         Ok(())
     });
-    let (handle, driver) = match begun.and_then(|()| introduce(&starting)) {
+    let left = Arc::new(AtomicUsize::new(for_acceptors.len()));
+    let mut accepting = Vec::new();
+    let begun = begun.and_then(|()| {
+        for_acceptors.into_iter().enumerate().try_for_each(|(number, sockets)| {
+            let (settings, left) = (Arc::clone(&settings), Arc::clone(&left));
+            let admission = Arc::clone(&admission);
+            accepting.push(StartingAcceptor::spawn(number, sockets, settings, admission, left)?);
+            Ok(())
+        })
+    });
+    let (handle, driver) = match begun.and_then(|()| introduce(&starting, &accepting)) {
         Ok(introduced) => introduced,
-        Err(error) => return Err(abandon(starting, error)),
+        Err(error) => return Err(abandon(starting, accepting, error)),
     };
-    // One after the other, so that handlers are made in the order of their loops.
+    // One after the other, so that handlers are made in the order of their loops; nobody is accepted before.
     let begun = starting.iter().try_for_each(|each| each.begin(&handle));
+    let begun = begun.and_then(|()| accepting.iter().try_for_each(|each| each.begin(&handle)));
+    let threads = starting.into_iter().map(|each| each.thread);
+    let threads = threads.chain(accepting.into_iter().map(|each| each.thread));
     let mut server = RunningServer {
         addresses,
         driver: driver.0,
         driver_reason: driver.1,
         handle,
-        threads: starting.into_iter().map(|each| Some(each.thread)).collect(),
+        threads: threads.map(Some).collect(),
         signals: None,
         unix_paths,
     };
@@ -86,21 +103,32 @@ where
 }
 
 /// Collects what all loops are reached by.
-fn introduce<H: Handler<M>, M>(
+fn introduce<H, M>(
     starting: &[Starting<H, M>],
-) -> Result<(ServerHandle<H, M>, (DriverKind, String))> {
+    accepting: &[StartingAcceptor<H, M>],
+) -> Result<(ServerHandle<H, M>, (DriverKind, String))>
+where
+    H: Handler<M> + 'static,
+    M: Send + 'static,
+{
     let (mut ends, mut driver) = (Vec::new(), (DriverKind::Epoll, String::new()));
     for each in starting {
         let ready = each.ready.recv().unwrap_or_else(|_| Err(panicked(each.number)))?;
         ends.push(ready.end);
         driver = (ready.driver, ready.driver_reason);
     }
-    Ok((ServerHandle::new(ends), driver))
+    let acceptors = accepting.iter().map(StartingAcceptor::ready).collect::<Result<_>>()?;
+    Ok((ServerHandle::new(ends, acceptors), driver))
 }
 
 /// Waits for the threads that were started: without a handle they end.
-fn abandon<H: Handler<M>, M>(starting: Vec<Starting<H, M>>, error: Error) -> Error {
-    let threads: Vec<_> = starting.into_iter().map(|each| each.thread).collect();
+fn abandon<H: Handler<M>, M>(
+    starting: Vec<Starting<H, M>>,
+    accepting: Vec<StartingAcceptor<H, M>>,
+    error: Error,
+) -> Error {
+    let threads = starting.into_iter().map(|each| each.thread);
+    let threads: Vec<_> = threads.chain(accepting.into_iter().map(|each| each.thread)).collect();
     for thread in threads {
         let _ = thread.join();
     }

@@ -1,6 +1,7 @@
 //! What a server keeps for one connection, whatever its session is.
 
 use kolk_engine::timer::TimerId;
+use kolk_engine::token::ConnId;
 
 use super::groups::Group;
 use super::handler::CloseReason;
@@ -13,7 +14,7 @@ use super::timers::{IdleTimeouts, Purpose};
 /// A connection that waits and is asked nothing unusual has nothing in `extra`.
 #[derive(Debug, Default)]
 pub(super) struct ConnState {
-    /// Index of the address that it came from.
+    /// Index of the address that it came from, or that it did not come from one.
     pub(super) listener: u16,
     /// Why `on_data` may not be called. 0 for nearly every message, so that one look decides.
     pub(super) gate: Gate,
@@ -49,6 +50,10 @@ pub(super) struct Extra {
     pub(super) jobs: Jobs,
     /// Its own, instead of the server's.
     pub(super) idle: Option<IdleTimeouts>,
+    /// The program's number of a connection that was not accepted.
+    pub(super) tag: u64,
+    /// Who asked for it to be made.
+    pub(super) opener: Option<ConnId>,
 }
 
 /// Reasons for which input waits, one bit each.
@@ -144,6 +149,20 @@ impl ConnState {
 
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    pub(super) fn tag(&self) -> u64 {
+        self.extra.as_ref().map_or(0, |extra| extra.tag)
+    }
+
+    pub(super) fn opener(&self) -> Option<ConnId> {
+        self.extra.as_ref().and_then(|extra| extra.opener)
+    }
+
+    pub(super) fn set_tag(&mut self, tag: u64) {
+        if tag != 0 {
+            self.extra().tag = tag;
+        }
     }
 
     /// Notes why it closes, unless a reason is known already.

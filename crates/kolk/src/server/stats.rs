@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::balance::OnTheWay;
+
 /// Counters of a server since it was started, summed over its loops, or those of one loop.
 ///
 /// Each loop publishes its own once a turn, so the sum is a few microseconds old and its parts are not of
@@ -29,6 +31,10 @@ pub struct Stats {
     pub accept_pauses: u64,
     /// Callbacks that panicked.
     pub panics: u64,
+    /// Outbound connections that were made.
+    pub connected: u64,
+    /// Outbound connections that could not be made.
+    pub connect_failures: u64,
     /// Jobs that were given to the pool of [`Conn::offload`](super::Conn::offload).
     pub jobs: u64,
     /// Turns of the loop: each is one system call that submits and waits, and brings a batch of events.
@@ -55,6 +61,8 @@ macro_rules! published {
             $($counter: AtomicU64,)+
             /// Nanoseconds.
             longest_turn: AtomicU64,
+            /// Connections that acceptors have sent to the loop.
+            pub(super) on_the_way: OnTheWay,
         }
 
         impl Published {
@@ -67,6 +75,11 @@ macro_rules! published {
                 $(sum.$counter += self.$counter.load(Ordering::Relaxed);)+
                 let longest_turn = Duration::from_nanos(self.longest_turn.load(Ordering::Relaxed));
                 sum.longest_turn = sum.longest_turn.max(longest_turn);
+            }
+
+            /// Open connections, with those on their way.
+            pub(super) fn load(&self) -> u64 {
+                self.connections.load(Ordering::Relaxed) + self.on_the_way.count()
             }
         }
     };
@@ -82,6 +95,8 @@ published! {
     messages_dropped,
     accept_pauses,
     panics,
+    connected,
+    connect_failures,
     jobs,
     turns,
     timer_operations,

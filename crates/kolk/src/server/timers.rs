@@ -102,6 +102,8 @@ pub(super) enum Purpose {
     Tag(u64),
     /// Closes, unless it is cleared before.
     ReadDeadline,
+    /// Gives a connection up that is not made.
+    Connect,
     /// Closes if something is queued.
     WriteDeadline,
 }
@@ -162,7 +164,7 @@ impl Conn<'_> {
     }
 
     /// Sets, moves or cancels; says whether there was a timer before.
-    fn arm(&mut self, purpose: Purpose, after: Option<Duration>) -> bool {
+    pub(super) fn arm(&mut self, purpose: Purpose, after: Option<Duration>) -> bool {
         if !self.state.gate.is_live() {
             return false;
         }

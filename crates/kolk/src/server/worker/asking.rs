@@ -37,6 +37,11 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
                     });
                 }
             }
+            Command::Adopt(socket, listener) => self.on_adopt(socket, listener),
+            Command::Enroll(key, socket, tag) => self.on_enroll(key, socket, tag),
+            Command::Connect(key, connect) => self.on_connect(key, *connect),
+            // Who asked may have given up.
+            Command::Share(reply) => drop(reply.send(self.share())),
             Command::Stop => self.stop(),
             Command::StopNow => self.stop_now(),
         }
@@ -52,6 +57,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             Later::ResumeReading(key) => self.ask(self.conn_id(key), |conn| conn.resume_reading()),
             Later::Deliver(key) => self.deliver(self.conn_id(key)),
             Later::Broadcast(audience, bytes) => self.broadcast(&audience, &bytes),
+            Later::Connect(key, connect) => self.on_connect(key, *connect),
             Later::Shutdown => self.handle.stop(),
         }
     }

@@ -54,7 +54,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     }
 
     /// The last callback of a connection. `otherwise` is the reason if none is known.
-    fn end(&mut self, id: ConnId, entry: Entry<H::Session>, otherwise: CloseReason) {
+    pub(super) fn end(&mut self, id: ConnId, entry: Entry<H::Session>, otherwise: CloseReason) {
         let Entry { session, mut state, .. } = entry;
         self.home.stats.connections -= 1;
         self.home.admission.leave();

@@ -6,6 +6,7 @@
 //! | file | what happens to a connection |
 //! |---|---|
 //! | `opening.rs` | it is accepted, or refused |
+//! | `connecting.rs` | it is made, or brought |
 //! | `receiving.rs` | bytes arrive, or the end of the stream; reading pauses and goes on |
 //! | `sending.rs` | what was written has left |
 //! | `asking.rs` | other threads and other connections ask something of it |
@@ -20,6 +21,7 @@
 
 mod asking;
 mod closing;
+mod connecting;
 mod opening;
 mod receiving;
 mod sending;
@@ -42,6 +44,7 @@ use super::context::{LoopContext, LoopState};
 use super::handle::ServerHandle;
 use super::handler::{Action, Handler};
 use super::limits::LATER_PER_TURN;
+use super::listening::Listening;
 use super::state::ConnState;
 use super::stats::Published;
 use crate::listener::Bound;
@@ -52,8 +55,7 @@ pub(super) struct Worker<H: Handler<M>, M> {
     /// By slot, beside the loop's own state of the connection.
     sessions: Table<Entry<H::Session>>,
     home: LoopState,
-    /// In the order of the addresses.
-    listeners: Vec<ConnId>,
+    listening: Vec<Listening>,
     handle: ServerHandle<H, M>,
     /// Whose callback runs; a panic is then that of the program.
     running: Running,
@@ -94,7 +96,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             handler,
             sessions: Table::new(),
             home,
-            listeners: Vec::new(),
+            listening: Vec::new(),
             handle,
             running: Running::Nothing,
             published,
@@ -107,10 +109,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         let mut context = LoopContext { event_loop: &mut self.event_loop, state: &mut self.home };
         self.handler.on_start(&self.handle, &mut context);
         self.tick();
-        for Bound { socket, .. } in sockets {
-            let listener = self.event_loop.attach(socket)?;
-            self.event_loop.accept(listener)?;
-            self.listeners.push(listener);
+        for bound in sockets {
+            self.listening.push(Listening::begin(&mut self.event_loop, bound)?);
         }
         Ok(self)
     }
@@ -182,7 +182,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             Event::AcceptFailed(..) => self.home.stats.accept_pauses += 1,
             Event::Closed(conn) => self.on_closed(conn),
             Event::Timer(timer, payload) => self.on_timer(timer, payload),
-            // A server neither connects nor watches.
+            Event::Connected(conn, result) => self.on_connected(conn, result),
+            // A server watches nothing.
             _ => {}
         }
     }

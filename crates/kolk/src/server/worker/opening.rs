@@ -11,23 +11,27 @@ use crate::server::state::ConnState;
 
 impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     pub(super) fn on_accepted(&mut self, listener: ConnId, socket: Socket) {
-        if self.home.settings.nodelay {
-            // It fails only on a connection that is already gone, which the receive will report.
-            let _ = socket.set_nodelay(true);
-        }
-        let index = self.listeners.iter().position(|&known| known == listener).unwrap_or(0);
-        self.home.stats.accepted += 1;
+        let Some(listening) = self.listening.iter().find(|each| each.conn == listener) else { return };
+        listening.prepare(&socket);
+        let address = listening.address;
         if let Some(pause) = self.home.admission.pause() {
-            for &listener in &self.listeners {
+            for listening in &self.listening {
                 // A listener that is closing accepts nobody anyway.
-                let _ = self.event_loop.pause_accept(listener, pause);
+                let _ = self.event_loop.pause_accept(listening.conn, pause);
             }
         }
-        self.open(socket, index as u16);
+        self.open(socket, address);
     }
 
-    /// Makes a connection of a socket: from here on it has callbacks.
-    pub(super) fn open(&mut self, socket: Socket, listener: u16) {
+    /// An acceptor has accepted this.
+    pub(super) fn on_adopt(&mut self, socket: Socket, address: u16) {
+        self.published.on_the_way.note_arrived();
+        self.open(socket, address);
+    }
+
+    /// Makes a connection of a socket that came from the address of this index.
+    fn open(&mut self, socket: Socket, address: u16) {
+        self.home.stats.accepted += 1;
         if !self.home.admission.enter() {
             self.home.stats.refused += 1;
             return;
@@ -37,15 +41,24 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             self.home.stats.refused += 1;
             return self.home.admission.leave();
         };
+        self.introduce(id, ConnState::new(address, self.home.now));
+    }
+
+    /// Calls `on_open`: from here on the connection has callbacks.
+    pub(super) fn introduce(&mut self, id: ConnId, mut state: ConnState) {
         self.home.stats.connections += 1;
-        let mut state = ConnState::new(listener, self.home.now);
-        let mut conn = Conn { event_loop: &mut self.event_loop, home: &mut self.home, state: &mut state, id };
-        self.running = Running::Opening(id);
-        let session = self.handler.on_open(&mut conn);
-        self.running = Running::Nothing;
+        let session = self.call_on_open(id, &mut state);
         self.sessions.insert(id.key(), Entry { session, input: LinkedBuffer::default(), state });
         self.after_callback(id, Action::Continue);
         self.ask(id, |conn| conn.start_idle_timeout());
         self.update_reading(id);
+    }
+
+    pub(super) fn call_on_open(&mut self, id: ConnId, state: &mut ConnState) -> H::Session {
+        let mut conn = Conn { event_loop: &mut self.event_loop, home: &mut self.home, state, id };
+        self.running = Running::Opening(id);
+        let session = self.handler.on_open(&mut conn);
+        self.running = Running::Nothing;
+        session
     }
 }

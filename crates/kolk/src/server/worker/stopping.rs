@@ -6,7 +6,9 @@
 //!                       └───── stop_now, or the stop time-out: discard ────► gone
 //! ```
 
+use std::io;
 use std::mem;
+use std::os::fd::OwnedFd;
 
 use kolk_engine::Close;
 use kolk_engine::token::ConnId;
@@ -14,6 +16,7 @@ use kolk_engine::token::ConnId;
 use super::{Running, Worker};
 use crate::server::context::LoopContext;
 use crate::server::handler::{CloseReason, Handler};
+use crate::server::listening::Listening;
 use crate::server::log;
 use crate::server::state::Gate;
 use crate::server::timers::Due;
@@ -49,9 +52,15 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     }
 
     fn close_listeners(&mut self) {
-        for listener in self.listeners.drain(..) {
-            self.event_loop.close(listener, Close::Discard);
+        // They stay known: whom the kernel has accepted for us before it heard of the close is served.
+        for listening in &self.listening {
+            self.event_loop.close(listening.conn, Close::Discard);
         }
+    }
+
+    /// Duplicates of what is listened on, for a successor.
+    pub(super) fn share(&self) -> io::Result<Vec<OwnedFd>> {
+        Listening::share_all(&self.listening, &self.event_loop)
     }
 
     fn close_all(&mut self, how: Close) {

@@ -57,6 +57,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
                 self.close(id, CloseReason::WriteDeadline, Close::Reset);
             }
             Purpose::WriteDeadline => {}
+            Purpose::Connect => self.on_connect_timeout(id),
         }
     }
 

@@ -1,0 +1,8 @@
+//! How connections and datagrams come to a server, by number, on each kernel interface.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod accepting;
+mod inheriting;
+mod outbound;
