@@ -47,4 +47,4 @@ pub mod token;
 pub mod wake;
 
 #[cfg(not(loom))]
-pub use event_loop::{Close, Config, Core, Event, EventLoop, LoopStats, Progress};
+pub use event_loop::{Close, Config, Core, DatagramSend, Event, EventLoop, LoopStats, Progress};

@@ -46,6 +46,7 @@ pub mod watcher;
 pub use address::{ListenAddress, ParseAddressError};
 pub use error::{Error, Result};
 pub use kolk_engine::buffer::{Chunk, FileRange, Lease};
+pub use kolk_engine::clock::Timestamp;
 pub use kolk_engine::driver::{DriverChoice, DriverKind};
 pub use kolk_engine::op::Interest;
 pub use kolk_engine::socket::{Address, Keepalive, SocketOptions};

@@ -35,6 +35,7 @@ use crate::timer::TimerId;
 use crate::token::ConnId;
 
 pub use self::core::Core;
+pub use self::sockets::DatagramSend;
 
 /// How to make an [`EventLoop`].
 #[derive(Clone, Debug)]

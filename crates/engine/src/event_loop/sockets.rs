@@ -11,10 +11,22 @@ use super::slot::{Phase, Role, Slot, TimerTask};
 use super::{Close, Event};
 use crate::buffer::DatagramQueue;
 use crate::driver::{Driver, Socket};
-use crate::op::{self, Direction, Interest, Op, OutDatagram};
+use crate::op::{self, Completion, Direction, Interest, Op, OutDatagram, Outcome, Submitted};
 use crate::slab::SlotNumbers;
 use crate::socket::{Address, SocketOptions};
 use crate::token::{ConnId, Key};
+
+/// What became of the queue that [`Core::send_datagrams`] was given.
+#[derive(Debug)]
+#[must_use]
+pub enum DatagramSend {
+    /// All of it was sent, or refused by the kernel: its report says.
+    Done(Box<DatagramQueue>),
+    /// It goes on, and comes back with an event.
+    Pending,
+    /// The name is stale, or another send is in flight: nothing of it was sent.
+    Busy(Box<DatagramQueue>),
+}
 
 impl Core {
     /// The slot numbers of this loop, from which any thread may reserve one for a socket to come.
@@ -260,23 +272,24 @@ impl Core {
         Ok(())
     }
 
-    /// Sends all datagrams of a queue, many with one system call; one [`Event::SentDatagrams`] brings it back.
-    ///
-    /// # Errors
-    ///
-    /// The queue itself for a stale name, and while another send is in flight.
-    pub fn send_datagrams(
-        &mut self,
-        conn: ConnId,
-        queue: Box<DatagramQueue>,
-    ) -> Result<(), Box<DatagramQueue>> {
-        let Ok(slot) = self.open_slot(conn) else { return Err(queue) };
+    /// Sends all datagrams of a queue, many with one system call. It comes back at once if that was possible;
+    /// if it goes on, one [`Event::SentDatagrams`] brings it.
+    pub fn send_datagrams(&mut self, conn: ConnId, queue: Box<DatagramQueue>) -> DatagramSend {
+        let key = conn.key();
+        let Ok(slot) = self.open_slot(conn) else { return DatagramSend::Busy(queue) };
         slot.role = Role::Datagram;
-        if std::mem::replace(&mut slot.sending, true) {
-            return Err(queue);
+        if slot.sending {
+            return DatagramSend::Busy(queue);
         }
-        self.start(conn.key(), Op::SendDatagrams(queue));
-        Ok(())
+        match self.driver.submit(key, Op::SendDatagrams(queue)) {
+            Submitted::Done(Outcome::SentDatagrams(queue, Ok(()))) => return DatagramSend::Done(queue),
+            Submitted::Done(outcome) => self.completions.push_back(Completion { key, outcome }),
+            Submitted::Pending => {}
+        }
+        if let Ok(slot) = self.open_slot(conn) {
+            slot.sending = true;
+        }
+        DatagramSend::Pending
     }
 
     /// Reports each time a descriptor becomes ready, until it is closed; many [`Event::Ready`]. Ready

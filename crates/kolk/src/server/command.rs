@@ -8,6 +8,7 @@ use std::sync::mpsc::Sender as Reply;
 use bytes::Bytes;
 use kolk_engine::buffer::Chunk;
 use kolk_engine::driver::Socket;
+use kolk_engine::socket::Address;
 use kolk_engine::token::Key;
 
 use super::conn::Conn;
@@ -35,6 +36,8 @@ pub(super) enum Command<S, M> {
     /// The program brings this under a name that was reserved for it, with a tag.
     Enroll(Key, Socket, u64),
     Connect(Key, Box<Connect>),
+    /// From a datagram socket.
+    SendDatagram(Key, Address, Chunk),
     /// Duplicate what is listened on, for a successor.
     Share(Reply<io::Result<Vec<OwnedFd>>>),
     /// Stop gracefully.

@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::builder::Settings;
 use super::command::Audience;
 use super::connect::Connect;
+use super::datagrams::DatagramState;
 use super::groups::{Group, Groups};
 use super::offload::Office;
 use super::stats::Stats;
@@ -35,6 +36,7 @@ pub(super) struct LoopState {
     /// The time of this turn in milliseconds, for what is written down at each message.
     pub(super) now: u32,
     pub(super) stopping: bool,
+    pub(super) datagrams: Vec<DatagramState>,
     pub(super) tasks: Tasks,
     pub(super) office: Office,
 }
@@ -52,6 +54,7 @@ impl LoopState {
             attention: false,
             now: 0,
             stopping: false,
+            datagrams: Vec::new(),
             tasks: Tasks::default(),
             office,
         }

@@ -154,7 +154,11 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
         self.end_of(conn).is_ok()
     }
 
-    fn send(&self, conn: ConnId, command: impl FnOnce(Key) -> Command<H::Session, M>) -> Result<()> {
+    pub(super) fn send(
+        &self,
+        conn: ConnId,
+        command: impl FnOnce(Key) -> Command<H::Session, M>,
+    ) -> Result<()> {
         self.end_of(conn)?.send(command(conn.key()))
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::{Conn, Detached, Input, LoopContext, ServerHandle};
+use super::{Conn, Datagram, DatagramSocket, Detached, Input, LoopContext, ServerHandle};
 
 /// What to do with the connections of one event loop.
 ///
@@ -85,6 +85,11 @@ pub trait Handler<M = ()>: Sized {
     fn on_message(&mut self, session: &mut Self::Session, conn: &mut Conn<'_>, message: M) -> Action {
         let _ = (session, conn, message);
         Action::Continue
+    }
+
+    /// A datagram arrived at a `udp` or `unixgram` address. Default: it is dropped.
+    fn on_datagram(&mut self, socket: &mut DatagramSocket<'_>, datagram: Datagram) {
+        let _ = (socket, datagram);
     }
 
     /// A timer set with [`Conn::set_timer`] is due; `tag` is what was given to it. Default: nothing.

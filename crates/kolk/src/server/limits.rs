@@ -30,6 +30,21 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// loop that works.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest payload of a datagram: 65 535 bytes of an IPv4 packet, less its header and that of UDP.
+pub(crate) const DATAGRAM_SIZE_MAX: usize = 65_507;
+
+/// Datagrams that may wait on one socket: those of some turns of receiving and answering.
+pub(crate) const DATAGRAMS_QUEUED: usize = 4096;
+
+/// Bytes of them.
+pub(crate) const DATAGRAM_BYTES_QUEUED: usize = 8 << 20;
+
+/// Pauses after receives of datagrams that failed one after the other, as after an accept.
+pub(crate) const RECEIVE_BACKOFF_MIN: Duration = kolk_engine::limits::ACCEPT_BACKOFF_MIN;
+
+/// The longest of them.
+pub(crate) const RECEIVE_BACKOFF_MAX: Duration = kolk_engine::limits::ACCEPT_BACKOFF_MAX;
+
 /// What the kernel is asked to keep of the datagrams that arrive on one UDP socket. The usual 208 KiB hold some
 /// 90 short ones, 5 ms of 20 000 a second; a scheduler may keep a loop away for longer.
 pub(crate) const DATAGRAM_RECEIVE_BUFFER: usize = 4 << 20;

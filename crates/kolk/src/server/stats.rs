@@ -35,6 +35,16 @@ pub struct Stats {
     pub connected: u64,
     /// Outbound connections that could not be made.
     pub connect_failures: u64,
+    /// Datagrams that arrived.
+    pub datagrams_received: u64,
+    /// Datagrams that the kernel has taken.
+    pub datagrams_sent: u64,
+    /// Datagrams that were not sent: too long, more than the queue takes, refused by the kernel.
+    pub datagrams_dropped: u64,
+    /// Receives of datagrams that failed; they go on by themselves.
+    pub datagram_errors: u64,
+    /// System calls that received or sent datagrams, many at a time.
+    pub datagram_calls: u64,
     /// Jobs that were given to the pool of [`Conn::offload`](super::Conn::offload).
     pub jobs: u64,
     /// Turns of the loop: each is one system call that submits and waits, and brings a batch of events.
@@ -97,6 +107,11 @@ published! {
     panics,
     connected,
     connect_failures,
+    datagrams_received,
+    datagrams_sent,
+    datagrams_dropped,
+    datagram_errors,
+    datagram_calls,
     jobs,
     turns,
     timer_operations,

@@ -29,6 +29,8 @@ pub(super) enum Due {
     Conn(Key),
     /// A task of the loop, by its number.
     Task(u64),
+    /// The datagram socket receives again.
+    Receive(Key),
 }
 
 impl Due {
@@ -43,6 +45,7 @@ impl Due {
             Self::Idle(key) => (3, of_key(key)),
             Self::Conn(key) => (4, of_key(key)),
             Self::Task(number) => (5, number),
+            Self::Receive(key) => (6, of_key(key)),
         };
         kind << Self::KIND_SHIFT | rest
     }
@@ -57,6 +60,7 @@ impl Due {
             3 => Self::Idle(key()?),
             4 => Self::Conn(key()?),
             5 => Self::Task(rest),
+            6 => Self::Receive(key()?),
             _ => return None,
         })
     }
@@ -289,9 +293,15 @@ mod tests {
     #[test]
     fn what_a_timer_is_for_comes_back_as_it_was() {
         let key = Key::new(u32::MAX, Generation::LAST);
-        for due in
-            [Due::Stop, Due::Drain, Due::Tick, Due::Idle(key), Due::Conn(key), Due::Task((1 << 56) - 1)]
-        {
+        for due in [
+            Due::Stop,
+            Due::Drain,
+            Due::Tick,
+            Due::Idle(key),
+            Due::Conn(key),
+            Due::Task((1 << 56) - 1),
+            Due::Receive(key),
+        ] {
             assert_eq!(Due::unpack(due.pack()), Some(due));
         }
         assert_eq!(Due::unpack(u64::MAX), None);

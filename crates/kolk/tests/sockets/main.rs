@@ -4,5 +4,6 @@
 mod support;
 
 mod accepting;
+mod datagrams;
 mod inheriting;
 mod outbound;

@@ -40,6 +40,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             Command::Adopt(socket, listener) => self.on_adopt(socket, listener),
             Command::Enroll(key, socket, tag) => self.on_enroll(key, socket, tag),
             Command::Connect(key, connect) => self.on_connect(key, *connect),
+            Command::SendDatagram(key, to, payload) => self.send_datagram(key, &to, payload),
             // Who asked may have given up.
             Command::Share(reply) => drop(reply.send(self.share())),
             Command::Stop => self.stop(),

@@ -68,7 +68,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         match result {
             Ok(()) => {
                 self.home.stats.connected += 1;
-                self.call(id, |handler, session, conn| handler.on_connect(session, conn));
+                self.call(id, H::on_connect);
             }
             Err(error) => self.connect_failed(id, error),
         }

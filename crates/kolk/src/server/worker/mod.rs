@@ -12,6 +12,7 @@
 //! | `asking.rs` | other threads and other connections ask something of it |
 //! | `closing.rs` | it closes, or leaves the server |
 //! | `timing.rs` | its timers are due, or it is idle |
+//! | `datagrams.rs` | none: datagrams arrive and leave |
 //! | `stopping.rs` | the server stops |
 
 #![expect(
@@ -22,6 +23,7 @@
 mod asking;
 mod closing;
 mod connecting;
+mod datagrams;
 mod opening;
 mod receiving;
 mod sending;
@@ -106,10 +108,14 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// Tells the handler, takes over the loop's listeners, and accepts.
     pub(super) fn begin(mut self, sockets: Vec<Bound>) -> io::Result<Self> {
         self.note_time();
+        let (datagrams, listeners) = sockets.into_iter().partition::<Vec<_>, _>(|bound| bound.is_datagram);
+        datagrams.into_iter().try_for_each(|bound| self.attach_datagrams(bound))?;
         let mut context = LoopContext { event_loop: &mut self.event_loop, state: &mut self.home };
         self.handler.on_start(&self.handle, &mut context);
         self.tick();
-        for bound in sockets {
+        self.receive_datagrams()?;
+        self.flush_datagrams();
+        for bound in listeners {
             self.listening.push(Listening::begin(&mut self.event_loop, bound)?);
         }
         Ok(self)
@@ -137,6 +143,9 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
 
     fn serve(&mut self) -> io::Result<()> {
         while !self.home.stopping || self.event_loop.counters().sockets > 0 {
+            if self.home.stopping {
+                self.close_idle_datagrams();
+            }
             self.call_hooks();
             // What a turn left undone comes first in the next, which does not wait.
             let deadline = (!self.home.later.is_empty()).then(|| self.event_loop.now());
@@ -153,6 +162,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
                 }
             }
             self.do_later();
+            self.flush_datagrams();
             self.publish();
         }
         Ok(())
@@ -166,6 +176,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         stats.turns = counters.turns;
         stats.timer_operations = counters.timer_operations;
         stats.buffers_exhausted = counters.driver.buffers_exhausted;
+        stats.datagram_calls = counters.driver.datagram_receives + counters.driver.datagram_sends;
         self.published.publish(stats);
     }
 
@@ -183,6 +194,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             Event::Closed(conn) => self.on_closed(conn),
             Event::Timer(timer, payload) => self.on_timer(timer, payload),
             Event::Connected(conn, result) => self.on_connected(conn, result),
+            Event::Datagram(socket, result) => self.on_datagram(socket, result),
+            Event::SentDatagrams(socket, queue, _) => self.on_datagrams_sent(socket, queue),
             // A server watches nothing.
             _ => {}
         }

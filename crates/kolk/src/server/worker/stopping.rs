@@ -11,6 +11,7 @@ use std::mem;
 use std::os::fd::OwnedFd;
 
 use kolk_engine::Close;
+use kolk_engine::driver::Socket;
 use kolk_engine::token::ConnId;
 
 use super::{Running, Worker};
@@ -35,10 +36,12 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         let mut context = LoopContext { event_loop: &mut self.event_loop, state: &mut self.home };
         self.handler.on_stop(&mut context);
         self.running = Running::Nothing;
+        self.stop_receiving_datagrams();
     }
 
     /// Those that are still there send what is queued and close.
     pub(super) fn flush_all(&mut self) {
+        self.close_datagrams();
         let cut = self.event_loop.now() + self.home.settings.stop_timeout;
         self.event_loop.set_timer(cut, Due::Stop.pack());
         self.close_all(Close::Flush);
@@ -48,6 +51,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     pub(super) fn stop_now(&mut self) {
         self.home.stopping = true;
         self.close_listeners();
+        self.close_datagrams();
         self.close_all(Close::Discard);
     }
 
@@ -60,7 +64,13 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
 
     /// Duplicates of what is listened on, for a successor.
     pub(super) fn share(&self) -> io::Result<Vec<OwnedFd>> {
-        Listening::share_all(&self.listening, &self.event_loop)
+        let mut shared = Listening::share_all(&self.listening, &self.event_loop)?;
+        for each in &self.home.datagrams {
+            if let Some(fd) = self.event_loop.socket(each.id).and_then(Socket::as_fd) {
+                shared.push(fd.try_clone_to_owned()?);
+            }
+        }
+        Ok(shared)
     }
 
     fn close_all(&mut self, how: Close) {

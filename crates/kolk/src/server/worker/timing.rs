@@ -18,6 +18,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             Some(Due::Idle(key)) => self.look_whether_idle(self.conn_id(key)),
             Some(Due::Conn(key)) => self.on_conn_timer(self.conn_id(key), timer),
             Some(Due::Task(number)) => self.run_task(number),
+            Some(Due::Receive(key)) => self.receive_again(key),
             None => debug_assert!(false, "a timer of nobody"),
         }
     }
