@@ -57,7 +57,11 @@ impl Peer {
     fn hear(&mut self, number: usize) {
         let mut bytes = [0; SIZE + 1];
         while let Ok(len) = self.socket.recv(&mut bytes) {
-            assert!(bytes[..len] == Self::payload(number, self.heard), "peer {number}: not number {}", self.heard);
+            assert!(
+                bytes[..len] == Self::payload(number, self.heard),
+                "peer {number}: not number {}",
+                self.heard
+            );
             self.heard += 1;
         }
     }

@@ -3,10 +3,12 @@
 #[path = "examples/reactor.rs"]
 mod reactor;
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,6 +44,16 @@ impl Serving {
         let address = line.trim().strip_prefix("listening on ").expect("its address").to_owned();
         assert!(!address.ends_with(":0"), "{address}");
         Self { child, address, stdout }
+    }
+
+    /// Stops it as Ctrl-C does; what it still said, and its status.
+    #[track_caller]
+    fn interrupt(mut self) -> (String, Option<i32>) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+        let mut output = String::new();
+        self.stdout.read_to_string(&mut output).expect("text");
+        (output, self.child.wait().expect("our child").code())
     }
 
     #[track_caller]
@@ -242,6 +254,161 @@ fn watcher_handshake_adopts_after_the_greeting() {
 }
 
 #[test]
+fn proxy_copies_both_ways_and_survives_a_target_that_is_not_there() {
+    let target = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = target.local_addr().expect("bound").to_string();
+    let proxy = Serving::start("proxy", &["127.0.0.1:0", &address]);
+    let (there, back) = (pattern(1_700_000), pattern(1_500_001));
+    for _ in 0..3 {
+        let client = proxy.connect();
+        let server = target.accept().expect("the proxy connects").0;
+        let (at_server, at_client) = thread::scope(|scope| {
+            let at_server = scope.spawn(|| exchange(&server, &back));
+            let at_client = exchange(&client, &there);
+            (at_server.join().expect("no panic"), at_client)
+        });
+        assert!(at_server == there && at_client == back);
+    }
+    // One side resets: the other sees an end.
+    let client = proxy.connect();
+    let mut server = target.accept().expect("the proxy connects").0;
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("a socket");
+    drop(client);
+    server.set_read_timeout(Some(PATIENCE)).expect("positive");
+    assert!(matches!(server.read(&mut [0; 1]), Ok(0) | Err(_)));
+
+    drop(target);
+    for _ in 0..2 {
+        let mut refused = proxy.connect();
+        assert!(matches!(refused.read(&mut [0; 1]), Ok(0) | Err(_)), "the target is not there");
+    }
+}
+
+#[test]
+fn proxy_does_not_read_what_the_other_side_has_no_room_for() {
+    let target = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = target.local_addr().expect("bound").to_string();
+    let proxy = Serving::start("proxy", &["127.0.0.1:0", &address]);
+    let mut client = proxy.connect();
+    let mut server = target.accept().expect("the proxy connects").0;
+    client.set_nonblocking(true).expect("a socket");
+    // The kernel takes some megabytes for each of the two connections, and the proxy next to nothing.
+    let (piece, mut sent, mut stuck_since) = (vec![7; 1 << 16], 0, Instant::now());
+    while stuck_since.elapsed() < Duration::from_millis(500) {
+        match client.write(&piece) {
+            Ok(count) => (sent, stuck_since) = (sent + count, Instant::now()),
+            Err(_) => thread::sleep(Duration::from_millis(5)),
+        }
+        assert!(sent < 64 << 20, "nobody reads, and the proxy takes everything");
+    }
+    let memory = resident_kib(&proxy.child);
+    assert!(memory < 20 << 10, "{memory} KiB");
+    // Once the other side reads, everything comes.
+    client.set_nonblocking(false).expect("a socket");
+    client.shutdown(Shutdown::Write).expect("connected");
+    server.set_read_timeout(Some(PATIENCE)).expect("positive");
+    let mut received = 0;
+    loop {
+        match server.read(&mut vec![0; 1 << 16]).expect("the stream ends in order") {
+            0 => break,
+            count => received += count,
+        }
+    }
+    assert_eq!(received, sent);
+}
+
+/// Memory of a process that is in RAM.
+fn resident_kib(child: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it has memory");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect(line)
+}
+
+#[test]
+fn udp_echo_gives_datagrams_back_and_counts_its_system_calls() {
+    let echo = Serving::start("udp_echo", &["127.0.0.1:0"]);
+    let peers: Vec<_> = (0..10)
+        .map(|_| {
+            let peer = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+            peer.connect(&echo.address).expect("an address");
+            peer.set_read_timeout(Some(PATIENCE)).expect("positive");
+            peer
+        })
+        .collect();
+    for round in 0..20u8 {
+        for (number, peer) in peers.iter().enumerate() {
+            peer.send(&vec![round; number * 100]).expect("sent");
+        }
+        for (number, peer) in peers.iter().enumerate() {
+            let mut answer = [0; 2000];
+            let len = peer.recv(&mut answer).expect("an answer");
+            assert_eq!(answer[..len], vec![round; number * 100]);
+        }
+    }
+    let (output, status) = echo.interrupt();
+    assert!(output.starts_with("200 received, 200 sent, "), "{output}");
+    assert_eq!(status, Some(0));
+}
+
+/// One client that asks for lines, and comes again when it is told to. Answers who answered how often.
+fn ask_until(stop: &AtomicBool, address: &str) -> HashMap<u32, u32> {
+    let (mut answers, mut number) = (HashMap::new(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let mut stream = TcpStream::connect(address).expect("nobody is refused");
+        stream.set_read_timeout(Some(PATIENCE)).expect("positive");
+        let mut lines = BufReader::new(stream.try_clone().expect("a descriptor"));
+        loop {
+            number += 1;
+            stream.write_all(format!("line {number}\n").as_bytes()).expect("the server is there");
+            let mut answer = String::new();
+            lines.read_line(&mut answer).expect("no answer is lost");
+            let (word, rest) = answer.split_once(' ').expect("no answer is lost");
+            let (process, line) = rest.split_once(' ').expect("three parts");
+            assert_eq!(line, format!("line {number}\n"));
+            *answers.entry(process.parse().expect("a number")).or_insert(0) += 1;
+            match word {
+                "ok" if stop.load(Ordering::Relaxed) => return answers,
+                "ok" => {}
+                "bye" => break,
+                _ => panic!("{answer:?}"),
+            }
+        }
+    }
+    answers
+}
+
+#[test]
+fn graceful_is_replaced_under_load_and_nobody_notices() {
+    let control = std::env::temp_dir().join(format!("kolk-examples-{}.sock", std::process::id()));
+    let _ = std::fs::remove_file(&control);
+    let control = control.to_str().expect("text");
+    let mut server = Serving::start("graceful", &["127.0.0.1:0", control]);
+    let (address, stop) = (server.address.clone(), AtomicBool::new(false));
+    let mut processes = vec![server.child.id()];
+    let answers = thread::scope(|scope| {
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| ask_until(&stop, &address))).collect();
+        for _ in 0..3 {
+            thread::sleep(Duration::from_millis(200)); // a while of load on each
+            let successor = Serving::start("graceful", &["127.0.0.1:0", control]);
+            assert_eq!(successor.address, address, "it has inherited the listener");
+            let mut predecessor = std::mem::replace(&mut server, successor);
+            let begin = Instant::now();
+            let status = predecessor.child.wait().expect("our child");
+            assert_eq!(status.code(), Some(0));
+            assert!(begin.elapsed() < PATIENCE);
+            processes.push(server.child.id());
+        }
+        thread::sleep(Duration::from_millis(200));
+        stop.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().expect("nobody notices")).collect::<Vec<_>>()
+    });
+    for process in processes {
+        assert!(answers.iter().any(|each| each.contains_key(&process)), "each has served");
+    }
+    let _ = std::fs::remove_file(control);
+}
+
+#[test]
 fn wrong_arguments_are_refused_with_status_2() {
     for (name, arguments) in [
         ("watcher_echo", &["nowhere"][..]),
@@ -251,6 +418,9 @@ fn wrong_arguments_are_refused_with_status_2() {
         ("watcher_timers", &["0"]),
         ("watcher_http_client", &["127.0.0.1:1", "page"]),
         ("watcher_handshake", &[":7004"]),
+        ("proxy", &["127.0.0.1:0", "target"]),
+        ("udp_echo", &["7005"]),
+        ("graceful", &["here"]),
     ] {
         let output = run(name, arguments);
         let complaint = String::from_utf8_lossy(&output.stderr).into_owned();

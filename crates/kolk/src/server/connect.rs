@@ -124,6 +124,15 @@ impl From<ListenAddress> for Connect {
     }
 }
 
+impl Conn<'_> {
+    /// Ends our direction of the stream once what is queued is sent: the peer sees the end of the stream, and may go
+    /// on sending. What is written from here on goes nowhere.
+    pub fn shutdown_write(&mut self) {
+        // A connection that is closing ends both directions.
+        let _ = self.event_loop.shutdown_write(self.id);
+    }
+}
+
 /// How a connection came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

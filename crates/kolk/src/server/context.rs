@@ -73,6 +73,7 @@ pub(super) enum Later {
     Deliver(Key),
     Broadcast(Audience, Bytes),
     Connect(Key, Box<Connect>),
+    ShutdownWrite(Key),
     /// Stop the whole server.
     Shutdown,
 }
@@ -117,6 +118,17 @@ impl LoopContext<'_> {
     /// Writes to another connection of this loop.
     pub fn write(&mut self, conn: ConnId, chunk: impl Into<Chunk>) {
         self.later(conn, |key| Later::Write(key, chunk.into()));
+    }
+
+    /// As [`Conn::queued`](super::Conn::queued), of another connection of this loop; 0 if there is none. What was
+    /// written with [`write`](Self::write) in this callback is not in it yet.
+    pub fn queued(&self, conn: ConnId) -> u64 {
+        if conn.event_loop() == self.number() { self.event_loop.queued(conn) } else { 0 }
+    }
+
+    /// As [`Conn::shutdown_write`](super::Conn::shutdown_write), of another connection of this loop.
+    pub fn shutdown_write(&mut self, conn: ConnId) {
+        self.later(conn, Later::ShutdownWrite);
     }
 
     /// Closes another connection of this loop, once what is queued is sent.

@@ -59,6 +59,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             Later::Deliver(key) => self.deliver(self.conn_id(key)),
             Later::Broadcast(audience, bytes) => self.broadcast(&audience, &bytes),
             Later::Connect(key, connect) => self.on_connect(key, *connect),
+            Later::ShutdownWrite(key) => self.ask(self.conn_id(key), |conn| conn.shutdown_write()),
             Later::Shutdown => self.handle.stop(),
         }
     }
