@@ -106,8 +106,12 @@ pub const SPARE_COPY_CAPACITY: usize = 2 * 1024;
 /// Chunks an out-queue keeps room for when it goes back to the spares.
 pub const SPARE_CHUNK_CAPACITY: usize = 16;
 
-/// Datagrams a queue of them keeps room for when it is empty: what one turn receives and answers.
-pub const SPARE_DATAGRAM_CAPACITY: usize = DATAGRAMS_PER_TURN;
+/// Datagrams a queue of them keeps room for when it is empty: some turns of receiving and answering. There are few
+/// such queues, two for each datagram socket, so they may keep more than connections do.
+pub const SPARE_DATAGRAM_CAPACITY: usize = 4 * DATAGRAMS_PER_TURN;
+
+/// Bytes of copy space such a queue keeps: as many datagrams of the usual Ethernet packet's size.
+pub const SPARE_DATAGRAM_BYTES: usize = DATAGRAMS_PER_TURN * 1500;
 
 /// Bytes thrown away from a peer that still sends while the connection closes.
 ///

@@ -55,11 +55,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-on_each_driver!(a_message_costs_no_allocation);
+on_each_driver!(a_message_costs_no_allocation, a_datagram_costs_no_allocation);
+
+/// One test at a time: the counter is the process's.
+static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 fn a_message_costs_no_allocation(driver: DriverKind) {
-    // One at a time: the counter is the process's.
-    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     const CONNECTIONS: usize = 50;
     const ROUNDS: usize = 200;
@@ -94,4 +95,55 @@ fn round(streams: &mut [TcpStream], message: &[u8], answer: &mut [u8]) {
         stream.read_exact(answer).expect("the server answers");
         assert!(answer == message);
     }
+}
+
+fn a_datagram_costs_no_allocation(driver: DriverKind) {
+    use kolk::server::{Action, Conn, Datagram, DatagramSocket, Handler, Input};
+
+    struct Echo;
+    impl Handler for Echo {
+        type Session = ();
+        fn on_datagram(&mut self, socket: &mut DatagramSocket<'_>, datagram: Datagram) {
+            // Half of them by copy, half from where they were received.
+            let sent = match datagram.bytes.first() {
+                Some(0) => socket.send_copy_to(&datagram.from, &datagram.bytes),
+                _ => socket.send_to(&datagram.from, datagram.bytes),
+            };
+            sent.expect("the queue has room");
+        }
+        fn on_open(&mut self, _: &mut Conn<'_>) {}
+        fn on_data(&mut self, _: &mut (), _: &mut Conn<'_>, _: &mut Input<'_>) -> Action {
+            Action::Close
+        }
+    }
+
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    const ROUNDS: usize = 300;
+    let server =
+        server(driver).listen("udp://127.0.0.1:0").event_loops(1).start(|_| Echo).expect("a free port");
+    let address = server.addresses()[0].trim_start_matches("udp://").to_owned();
+    let peers: Vec<_> = (0..40u8)
+        .map(|number| {
+            let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+            peer.connect(&address).expect("an address");
+            peer.set_read_timeout(Some(support::PATIENCE)).expect("positive");
+            (peer, [number % 2; 512])
+        })
+        .collect();
+    let round = || {
+        for (peer, message) in &peers {
+            peer.send(message).expect("it leaves");
+        }
+        for (peer, message) in &peers {
+            let mut answer = [0; 513];
+            assert_eq!(peer.recv(&mut answer).expect("an answer"), 512);
+            assert_eq!(&answer[..512], message);
+        }
+    };
+    (0..ROUNDS / 4).for_each(|_| round());
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    (0..ROUNDS).for_each(|_| round());
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    // The largest batch yet lets the queues grow, a few times.
+    assert!(allocations <= 40, "{allocations} allocations for {} datagrams", ROUNDS * peers.len());
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::Lease;
-use crate::limits::{SPARE_COPY_CAPACITY, SPARE_DATAGRAM_CAPACITY};
+use crate::limits::{SPARE_DATAGRAM_BYTES, SPARE_DATAGRAM_CAPACITY};
 use crate::socket::Address;
 
 /// Datagrams in the order in which they leave, many with one system call.
@@ -111,7 +111,7 @@ impl DatagramQueue {
         self.datagrams.clear();
         self.datagrams.shrink_to(SPARE_DATAGRAM_CAPACITY);
         self.copied.clear();
-        self.copied.shrink_to(SPARE_COPY_CAPACITY);
+        self.copied.shrink_to(SPARE_DATAGRAM_BYTES);
         self.bytes = 0;
     }
 
@@ -218,6 +218,6 @@ mod tests {
         }
         queue.note_sent(10_000);
         assert!(queue.datagrams.capacity() <= 2 * SPARE_DATAGRAM_CAPACITY);
-        assert!(queue.copied.capacity() <= SPARE_COPY_CAPACITY);
+        assert!(queue.copied.capacity() <= SPARE_DATAGRAM_BYTES);
     }
 }

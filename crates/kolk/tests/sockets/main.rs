@@ -7,3 +7,4 @@ mod accepting;
 mod datagrams;
 mod inheriting;
 mod outbound;
+mod simulated;
