@@ -1,0 +1,10 @@
+//! Any bytes as lines, cut anywhere.
+#![no_main]
+
+use kolk_proto::codec::{Lines, check};
+
+libfuzzer_sys::fuzz_target!(|input: (u8, Vec<u8>, Vec<u8>)| {
+    let (limit, cuts, stream) = input;
+    let limit = usize::from(limit);
+    check::decode_however_cut(|| Lines::new(limit), &stream, &cuts, limit + 2);
+});
