@@ -430,6 +430,7 @@ impl Source {
 #[derive(Clone, Debug)]
 enum LinkedStep {
     Push(Material, usize),
+    PieceAt(usize),
     Contiguous(usize),
     AllContiguous,
     Consume(usize),
@@ -441,6 +442,7 @@ enum LinkedStep {
 fn linked_step() -> impl Strategy<Value = LinkedStep> {
     prop_oneof![
         8 => (material(), 0..=BLOCK_SIZE).prop_map(|(material, len)| LinkedStep::Push(material, len)),
+        2 => (0..300usize).prop_map(LinkedStep::PieceAt),
         2 => (0..300usize).prop_map(LinkedStep::Contiguous),
         1 => Just(LinkedStep::AllContiguous),
         3 => any::<usize>().prop_map(LinkedStep::Consume),
@@ -474,6 +476,11 @@ impl LinkedModel {
             LinkedStep::Push(material, len) => {
                 self.stamp += 1;
                 self.push(material, &stamped(self.stamp, len));
+            }
+            LinkedStep::PieceAt(at) => {
+                let rest = model.get(at..).unwrap_or_default();
+                assert!(rest.starts_with(buffer.piece_at(at)));
+                assert_eq!(buffer.piece_at(at).is_empty(), rest.is_empty());
             }
             LinkedStep::Contiguous(count) => assert_eq!(buffer.contiguous(count), model.get(..count)),
             LinkedStep::AllContiguous => {
@@ -542,6 +549,7 @@ fn a_linked_buffer_reads_the_same_at_every_split_point() {
                 }
                 linked.apply(LinkedStep::Consume(left));
                 linked.check();
+                linked.apply(LinkedStep::PieceAt(right - left));
                 linked.apply(LinkedStep::Contiguous(right - left));
                 linked.apply(LinkedStep::TakeExact(right - left));
                 linked.check();
@@ -549,6 +557,18 @@ fn a_linked_buffer_reads_the_same_at_every_split_point() {
             }
         }
     }
+}
+
+#[test]
+fn joining_leaves_what_is_not_asked_for_where_it_lies() {
+    let mut linked = LinkedModel::new();
+    linked.push(Material::Private, b"abc");
+    linked.push(Material::Pooled, b"defgh");
+    let place = linked.buffer.piece_at(3).as_ptr();
+    linked.apply(LinkedStep::TakeExact(5));
+    assert_eq!(linked.buffer.front(), b"fgh");
+    assert_eq!(linked.buffer.front().as_ptr(), place.wrapping_add(2));
+    linked.drain();
 }
 
 #[test]

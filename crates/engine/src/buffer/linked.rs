@@ -67,22 +67,31 @@ impl LinkedBuffer {
         &self.head
     }
 
+    /// The bytes from `at` on that lie in one piece. Empty at the end and beyond it, and only there.
+    #[inline]
+    pub fn piece_at(&self, at: usize) -> &[u8] {
+        match self.head.get(at..) {
+            Some(rest) if !rest.is_empty() => rest,
+            _ => self.piece_behind_head(at - self.head.len()),
+        }
+    }
+
     /// The first `count` bytes as one slice, or `None` if there are fewer.
     ///
-    /// Bytes that lie in several pieces are joined once, by a copy.
+    /// If they lie in several pieces, they are joined once, by a copy; the bytes behind them stay where they are.
     pub fn contiguous(&mut self, count: usize) -> Option<&[u8]> {
         if count > self.head.len() {
             if count > self.len() {
                 return None;
             }
-            self.join();
+            self.join(count);
         }
         Some(&self.head[..count])
     }
 
     /// All bytes as one slice; several pieces are joined once, by a copy.
     pub fn all_contiguous(&mut self) -> &[u8] {
-        self.join();
+        self.join(self.len());
         &self.head
     }
 
@@ -116,7 +125,7 @@ impl LinkedBuffer {
     #[inline]
     pub fn take_all(&mut self) -> Lease {
         if self.rest.is_some() {
-            self.join();
+            self.join(self.len());
         }
         std::mem::take(&mut self.head)
     }
@@ -135,28 +144,35 @@ impl LinkedBuffer {
     #[inline]
     pub fn make_private(&mut self) {
         if self.rest.is_some() {
-            self.join();
+            self.join(self.len());
         }
         self.head.make_private();
     }
 
-    /// Joins all pieces into the head.
+    /// Joins pieces into the head until that has `count` bytes, which there are.
     ///
     /// Private bytes that nobody else holds grow in place, so a frame that arrives in many small
     /// pieces costs amortised time, not the square of its length.
-    fn join(&mut self) {
-        let Some(rest) = self.rest.take() else { return };
-        let more: usize = rest.iter().map(Lease::len).sum();
+    fn join(&mut self, count: usize) {
+        let Some(mut rest) = self.rest.take() else { return };
         let head = Bytes::from(std::mem::take(&mut self.head));
         let mut joined = head.try_into_mut().unwrap_or_else(|shared| {
-            let mut copy = BytesMut::with_capacity((shared.len() + more).next_power_of_two());
+            let mut copy = BytesMut::with_capacity(count.next_power_of_two());
             copy.extend_from_slice(&shared);
             copy
         });
-        for piece in &*rest {
-            joined.extend_from_slice(piece);
+        while let Some(piece) = rest.front_mut()
+            && joined.len() < count
+        {
+            let step = piece.len().min(count - joined.len());
+            joined.extend_from_slice(&piece[..step]);
+            piece.advance(step);
+            if piece.is_empty() {
+                rest.pop_front();
+            }
         }
         self.head = Lease::from(joined.freeze());
+        self.rest = Some(rest).filter(|rest| !rest.is_empty());
     }
 
     /// After the head shrank: if nothing is left of it, the next piece takes its place.
@@ -176,6 +192,17 @@ impl LinkedBuffer {
             self.rest = None;
         }
         piece
+    }
+
+    #[inline(never)]
+    fn piece_behind_head(&self, mut at: usize) -> &[u8] {
+        for piece in self.pieces_behind_head() {
+            match piece.get(at..) {
+                Some(rest) if !rest.is_empty() => return rest,
+                _ => at -= piece.len(),
+            }
+        }
+        &[]
     }
 
     fn pieces_behind_head(&self) -> impl Iterator<Item = &Lease> {
