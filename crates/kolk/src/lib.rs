@@ -37,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+pub mod codec;
 mod error;
 pub mod inherit;
 mod listener;

@@ -2,8 +2,8 @@
 
 use kolk_proto::codec::check::{Outcome, decode_however_cut};
 use kolk_proto::codec::{
-    ByteOrder, Decode, Decoded, Delimiter, Encode, FixedLength, FrameError, LengthField, LengthFieldLayout,
-    Lines, VarintLength, View,
+    ByteOrder, Decode, Decoded, Delimiter, Encode, FixedLength, Frame, FrameError, LengthField,
+    LengthFieldLayout, Lines, VarintLength, View,
 };
 
 /// Decodes a stream in one piece, byte by byte, and cut in two at every place.
@@ -267,5 +267,22 @@ fn r30_a_byte_is_not_looked_at_again_when_more_arrive() {
     }
     for filling in [b"x", b"\r"] {
         looks_once(Lines::new(LEN), &[filling.repeat(LEN).as_slice(), b"\r\n"].concat());
+    }
+}
+
+#[test]
+fn r30_a_codec_that_tells_of_what_is_not_there_is_found_out() {
+    struct Wrong(Frame);
+    impl Decode for Wrong {
+        fn decode<V: View + ?Sized>(&mut self, _: &V) -> Result<Decoded, FrameError> {
+            Ok(Decoded::Frame(self.0))
+        }
+    }
+    let mut arrived = bytes::BytesMut::from("abc");
+    for (header, payload, trailer) in [(0, 0, 0), (1, 2, 1), (0, 4, 0), (usize::MAX, 1, 1)] {
+        let frame = Frame { header, payload, trailer };
+        let error = FrameError::Impossible { frame: frame.len(), arrived: 3 };
+        assert_eq!(Wrong(frame).take_frame(&mut arrived), Err(error));
+        assert_eq!(arrived, "abc");
     }
 }

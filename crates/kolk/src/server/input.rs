@@ -25,7 +25,7 @@ use kolk_engine::buffer::{Lease, LinkedBuffer};
 /// ```
 #[derive(Debug)]
 pub struct Input<'a> {
-    buffer: &'a mut LinkedBuffer,
+    pub(super) buffer: &'a mut LinkedBuffer,
     needs: usize,
 }
 

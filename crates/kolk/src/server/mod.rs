@@ -34,6 +34,7 @@ mod connect;
 mod context;
 mod datagrams;
 mod detached;
+mod framing;
 mod groups;
 mod handing_over;
 mod handle;

@@ -39,6 +39,13 @@ pub enum FrameError {
     Varint,
     /// Something that a codec of yours says of the input.
     Malformed(&'static str),
+    /// A codec of yours told of a frame that has no byte, or more than have arrived.
+    Impossible {
+        /// Bytes of the frame, trailer and header included.
+        frame: usize,
+        /// Bytes that have arrived.
+        arrived: usize,
+    },
     /// The payload to encode has another length than all frames have.
     WrongLength {
         /// Bytes given.
@@ -73,6 +80,12 @@ impl fmt::Display for FrameError {
             }
             Self::Varint => f.write_str("a varint of more than 64 bits is no length"),
             Self::Malformed(what) => f.write_str(what),
+            Self::Impossible { frame, arrived } => {
+                write!(
+                    f,
+                    "the codec is wrong: it found a frame of {frame} bytes in {arrived} that have arrived"
+                )
+            }
             Self::WrongLength { len, frame } => {
                 write!(f, "a payload of {len} bytes is no frame: each has {frame}")
             }

@@ -43,7 +43,7 @@ pub trait Decode {
     ///
     /// As [`decode`](Self::decode).
     fn take_frame(&mut self, buffer: &mut BytesMut) -> Result<Option<BytesMut>, FrameError> {
-        let Decoded::Frame(frame) = self.decode(buffer)? else { return Ok(None) };
+        let Some(frame) = self.decode(buffer)?.whole_frame(buffer)? else { return Ok(None) };
         buffer.advance(frame.header);
         let payload = buffer.split_to(frame.payload);
         buffer.advance(frame.trailer);
@@ -61,6 +61,23 @@ pub enum Decoded {
     NeedMore(usize),
 }
 
+impl Decoded {
+    /// The frame if there is one: for those who are about to take it out of `input`.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::Impossible`]: whoever wrote the decoder made a mistake.
+    #[inline]
+    pub fn whole_frame<V: View + ?Sized>(self, input: &V) -> Result<Option<Frame>, FrameError> {
+        let Self::Frame(frame) = self else { return Ok(None) };
+        let (len, arrived) = (frame.len(), input.len_bytes());
+        if len == 0 || len > arrived {
+            return Err(FrameError::Impossible { frame: len, arrived });
+        }
+        Ok(Some(frame))
+    }
+}
+
 /// Where a frame lies at the front of a stream. All of it has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -76,7 +93,7 @@ impl Frame {
     /// Number of bytes to consume.
     #[inline]
     pub fn len(&self) -> usize {
-        self.header + self.payload + self.trailer
+        self.header.saturating_add(self.payload).saturating_add(self.trailer)
     }
 
     /// Whether it has no byte at all, which no frame of the codecs here is.
