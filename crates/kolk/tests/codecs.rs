@@ -36,6 +36,7 @@ macro_rules! everywhere {
 everywhere!(
     r30_frames_of_every_codec_come_back,
     r30_a_frame_in_one_piece_is_not_copied,
+    r30_what_is_needed_is_waited_for,
     r30_a_frame_over_the_limit_ends_its_connection_only,
     r30_a_codec_of_ones_own,
 );
@@ -211,6 +212,21 @@ fn r30_a_frame_in_one_piece_is_not_copied(place: &Place) {
         Place::Real(_) => assert_eq!(answer, b"same same same "),
         Place::Sim(_) => assert!(answer.chunks(5).all(|word| word == b"same " || word == b"copy ")),
     }
+}
+
+fn r30_what_is_needed_is_waited_for(place: &Place) {
+    let codec = LengthField::new(LengthFieldLayout::default()).expect("possible");
+    let mut stream = BytesMut::new();
+    for len in [300, 0, 200] {
+        codec.encode_to(&vec![7; len], &mut stream).expect("within the limit");
+    }
+    let server = place.server().start(move |_| Frames(codec)).expect("a free port");
+    let answer = place.connect(&server).exchange(&stream, 1, |answer| answer.len() >= stream.len());
+    assert!(answer == stream);
+    support::until("the loop has published", || server.stats().bytes_received == stream.len() as u64);
+    // The first byte of a header, the rest of it, the rest of the frame: for each of three.
+    let calls = server.stats().messages;
+    assert!(calls <= 9, "{calls} calls for {} bytes that came one by one", stream.len());
 }
 
 fn r30_a_frame_over_the_limit_ends_its_connection_only(place: &Place) {

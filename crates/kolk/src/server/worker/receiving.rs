@@ -23,6 +23,13 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         if !entry.state.gate.is_open() {
             return self.feed_if_it_may(id);
         }
+        self.feed(id);
+    }
+
+    /// Hands over what is there.
+    #[inline]
+    fn feed(&mut self, id: ConnId) {
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
         self.home.stats.messages += 1;
         let mut conn =
             Conn { event_loop: &mut self.event_loop, home: &mut self.home, state: &mut entry.state, id };
@@ -60,17 +67,10 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             return;
         }
         entry.state.gate.set(Gate::NEEDS_MORE, entry.input.len() < entry.state.needs as usize);
-        entry.input.make_private();
-        if entry.state.gate.is_open() && !entry.input.is_empty() {
+        if !entry.state.gate.is_open() {
+            entry.input.make_private();
+        } else if !entry.input.is_empty() {
             self.feed(id);
-        }
-    }
-
-    /// Hands over what is there, without that anything has arrived.
-    fn feed(&mut self, id: ConnId) {
-        if let Some(entry) = self.sessions.get_mut(id.key()) {
-            let nothing = std::mem::take(&mut entry.input).take_all();
-            self.on_bytes(id, nothing);
         }
     }
 
