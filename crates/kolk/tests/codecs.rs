@@ -11,7 +11,7 @@ use kolk::codec::{
     Decode, Decoded, Delimiter, Encode, FixedLength, FrameError, LengthField, LengthFieldLayout, Lines,
     VarintLength, View,
 };
-use kolk::server::{Action, Builder, Conn, Handler, Input, RunningServer, Server};
+use kolk::server::{Action, Builder, Conn, Handler, Input, Overflow, RunningServer, Server};
 use kolk::{DriverChoice, DriverKind};
 use kolk_engine::driver::{SimConfig, SimNet, SimPeer};
 use support::{OnData, PATIENCE, connect, server};
@@ -39,6 +39,7 @@ everywhere!(
     r30_what_is_needed_is_waited_for,
     r30_a_frame_over_the_limit_ends_its_connection_only,
     r30_a_codec_of_ones_own,
+    r30_a_frame_is_dropped_whole_or_not_at_all,
 );
 
 /// Where a server runs.
@@ -278,5 +279,42 @@ fn r30_a_codec_of_ones_own(place: &Place) {
     for piece in [1, 3, 100] {
         let answer = place.connect(&server).exchange(b"5:hello,0:,3:abc,1:x;", piece, |_| false);
         assert_eq!(String::from_utf8_lossy(&answer), "HELLOABCa netstring ends with a comma");
+    }
+}
+
+fn r30_a_frame_is_dropped_whole_or_not_at_all(place: &Place) {
+    const FRAMES: u32 = 2_000;
+    let codec = LengthField::new(LengthFieldLayout::default()).expect("possible");
+    for overflow in [Overflow::DropNew, Overflow::DropOld, Overflow::KeepLatest] {
+        // More than fits, faster than anybody reads: short frames, which are copied, and long ones.
+        let handler = move |_| {
+            OnData(move |conn: &mut Conn<'_>, input: &mut Input<'_>| {
+                input.take();
+                for number in 0..FRAMES {
+                    let mut payload = vec![0; if number % 2 == 0 { 10 } else { 1_000 }];
+                    payload[..4].copy_from_slice(&number.to_be_bytes());
+                    let written = match number % 3 {
+                        0 => conn.write_frame_copy(&codec, &payload),
+                        _ => conn.write_frame(&codec, payload),
+                    };
+                    written.expect("within the limit");
+                }
+                Action::Close
+            })
+        };
+        let server = place.server().output_cap(20_000, overflow).start(handler).expect("a free port");
+        let mut answer = BytesMut::from(&*place.connect(&server).exchange(b"go", usize::MAX, |_| false));
+        let mut numbers = Vec::new();
+        let mut codec = codec;
+        while let Some(frame) = codec.take_frame(&mut answer).expect("whole frames only") {
+            numbers.push(u32::from_be_bytes(*frame.first_chunk().expect("a number")));
+        }
+        assert!(answer.is_empty(), "{overflow:?}: {} bytes are no frame", answer.len());
+        assert!(numbers.is_sorted(), "{overflow:?}: {numbers:?}");
+        let kept = if overflow == Overflow::DropNew { 0 } else { FRAMES - 1 };
+        assert!(numbers.contains(&kept), "{overflow:?}: {numbers:?}");
+        let dropped = u64::from(FRAMES) - numbers.len() as u64;
+        support::until("the loop has published", || server.stats().messages_dropped == dropped);
+        assert!(dropped > 0, "{overflow:?}");
     }
 }

@@ -1,9 +1,11 @@
 //! Between codecs and connections: frames are taken from where they lie, and written from where they are.
 
+use std::io;
+
 use kolk_engine::buffer::{Chunk, Lease};
 
 use super::{Conn, Input};
-use crate::codec::{Decode, Decoded, Encode, Frame, FrameError, View};
+use crate::codec::{Decode, Decoded, Encode, Envelope, Frame, FrameError, View};
 
 impl View for Input<'_> {
     #[inline]
@@ -76,7 +78,7 @@ impl Input<'_> {
 
 impl Conn<'_> {
     /// Queues the frame of `payload`: its header, the payload as [`write`](Self::write) does, by reference if it is
-    /// long, and its trailer.
+    /// long, and its trailer. They are one message.
     ///
     /// # Errors
     ///
@@ -91,13 +93,12 @@ impl Conn<'_> {
         P: AsRef<[u8]> + Into<Chunk>,
     {
         let envelope = encoder.encode(payload.as_ref())?;
-        self.write_copy(envelope.header());
-        self.write(payload);
-        self.write_copy(envelope.trailer());
+        let len = payload.as_ref().len();
+        self.write_enveloped(&envelope, len, |conn| conn.event_loop.write(conn.id, payload.into()));
         Ok(())
     }
 
-    /// Queues the frame of a copy of `payload`.
+    /// Queues the frame of a copy of `payload`, as one message.
     ///
     /// # Errors
     ///
@@ -105,9 +106,33 @@ impl Conn<'_> {
     #[inline]
     pub fn write_frame_copy(&mut self, encoder: &impl Encode, payload: &[u8]) -> Result<(), FrameError> {
         let envelope = encoder.encode(payload)?;
-        for part in [envelope.header(), payload, envelope.trailer()] {
-            self.write_copy(part);
-        }
+        self.write_enveloped(&envelope, payload.len(), |conn| conn.event_loop.write_copy(conn.id, payload));
         Ok(())
+    }
+
+    /// One message: of a frame, an output limit drops all or nothing.
+    #[inline]
+    fn write_enveloped(
+        &mut self,
+        envelope: &Envelope<'_>,
+        payload_len: usize,
+        write_payload: impl FnOnce(&mut Self) -> io::Result<u64>,
+    ) {
+        let (header, trailer) = (envelope.header(), envelope.trailer());
+        let len = (header.len() + payload_len + trailer.len()) as u64;
+        if !self.admits(len) {
+            return;
+        }
+        let queued =
+            self.write_part(header).and_then(|()| write_payload(self)).and_then(|_| self.write_part(trailer));
+        // On a connection that is closing it goes nowhere.
+        if queued.is_ok() {
+            self.wrote(len, self.event_loop.queued(self.id));
+        }
+    }
+
+    #[inline]
+    fn write_part(&mut self, part: &[u8]) -> io::Result<()> {
+        if part.is_empty() { Ok(()) } else { self.event_loop.write_copy(self.id, part).map(drop) }
     }
 }

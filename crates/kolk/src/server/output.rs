@@ -86,7 +86,7 @@ impl Conn<'_> {
     pub fn write(&mut self, chunk: impl Into<Chunk>) {
         let chunk = chunk.into();
         let len = chunk.len();
-        if self.home.careless == 0 && !self.has_room(len) {
+        if !self.admits(len) {
             return;
         }
         if let Ok(queued) = self.event_loop.write(self.id, chunk) {
@@ -98,7 +98,7 @@ impl Conn<'_> {
     #[inline]
     pub fn write_copy(&mut self, bytes: &[u8]) {
         let len = bytes.len() as u64;
-        if self.home.careless == 0 && !self.has_room(len) {
+        if !self.admits(len) {
             return;
         }
         if let Ok(queued) = self.event_loop.write_copy(self.id, bytes) {
@@ -120,7 +120,7 @@ impl Conn<'_> {
     /// ```
     pub fn write_vectored(&mut self, chunks: impl AsRef<[Chunk]> + IntoIterator<Item = Chunk>) {
         let len = chunks.as_ref().iter().map(Chunk::len).sum();
-        if self.home.careless == 0 && !self.has_room(len) {
+        if !self.admits(len) {
             return;
         }
         for chunk in chunks {
@@ -148,7 +148,7 @@ impl Conn<'_> {
     /// }
     /// ```
     pub fn write_with(&mut self, reserve: usize, fill: impl FnOnce(&mut Fill<'_>)) {
-        if self.home.careless == 0 && !self.has_room(reserve as u64) {
+        if !self.admits(reserve as u64) {
             return;
         }
         if let Ok((len, queued)) = self.event_loop.write_with(self.id, reserve, fill) {
@@ -183,7 +183,7 @@ impl Conn<'_> {
 
     /// Bytes were queued: `len` more, `queued` together.
     #[inline]
-    fn wrote(&mut self, len: u64, queued: u64) {
+    pub(super) fn wrote(&mut self, len: u64, queued: u64) {
         self.home.stats.bytes_sent += len;
         self.state.last_output = self.home.now;
         if queued > self.home.careless || self.state.hooks_writes {
@@ -218,7 +218,12 @@ impl Conn<'_> {
         }
     }
 
-    /// Whether a message may be queued; if not, it is counted as dropped.
+    /// Whether a message of `len` bytes may be queued; if not, it is counted as dropped.
+    #[inline]
+    pub(super) fn admits(&mut self, len: u64) -> bool {
+        self.home.careless > 0 || self.has_room(len)
+    }
+
     #[cold]
     fn has_room(&mut self, len: u64) -> bool {
         let limits = &self.home.settings.output;
