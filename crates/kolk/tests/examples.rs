@@ -1,5 +1,7 @@
 //! Every example does what it says, over real sockets.
 
+#[path = "examples/protocols.rs"]
+mod protocols;
 #[path = "examples/reactor.rs"]
 mod reactor;
 
@@ -58,7 +60,8 @@ impl Serving {
 
     #[track_caller]
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).expect("it listens");
+        let place = self.address.trim_start_matches("tcp://");
+        let stream = TcpStream::connect(place).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("positive");
         stream.set_write_timeout(Some(PATIENCE)).expect("positive");
         stream
