@@ -1,0 +1,113 @@
+//! `push`: what many receivers get from one kolk server, and what a flood takes from the others.
+//!
+//! ```text
+//!  crowd      10 000 connections  ◄── the same 512 B to all, 10 times a second; 1 in 100 never reads
+//!  fairness   99 connections ping ──► echo ◄── 1 floods
+//! ```
+//!
+//! The server is a process of its own, started by this one: both ends of 10 000 connections are more descriptors than
+//! many systems give to one.
+
+mod counting;
+mod crowd;
+mod fairness;
+mod message;
+mod receivers;
+mod server;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use kolk::{DriverChoice, DriverKind};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// How long nothing may happen before it is given up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Exit status: 0 every bar holds, 1 one does not, 2 it could not be measured.
+#[derive(Parser, Debug)]
+#[command(name = "push")]
+struct Arguments {
+    /// Kernel interface of the server and of the clients
+    #[arg(long, default_value = "auto", global = true)]
+    driver: Driver,
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(Subcommand, Debug)]
+enum Benchmark {
+    /// One message to all, again and again, while some never read
+    Crowd(crowd::Arguments),
+    /// Round trips of many while one floods
+    Fairness(fairness::Arguments),
+    /// The server that `crowd` starts
+    #[command(hide = true)]
+    ServeCrowd(crowd::Arguments),
+    /// The server that `fairness` starts
+    #[command(hide = true)]
+    ServeEcho,
+}
+
+/// A kernel interface.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Driver {
+    Auto,
+    #[value(name = "io_uring", alias = "uring")]
+    IoUring,
+    Epoll,
+}
+
+impl Driver {
+    fn choice(self) -> DriverChoice {
+        match self {
+            Self::Auto => DriverChoice::Auto,
+            Self::IoUring => DriverChoice::Only(DriverKind::IoUring),
+            Self::Epoll => DriverChoice::Only(DriverKind::Epoll),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let driver = arguments.driver;
+    let measured = match &arguments.benchmark {
+        Benchmark::Crowd(arguments) => crowd::run(arguments, driver),
+        Benchmark::Fairness(arguments) => fairness::run(arguments, driver),
+        Benchmark::ServeCrowd(arguments) => crowd::serve(arguments, driver).map(|()| true),
+        Benchmark::ServeEcho => fairness::serve(driver).map(|()| true),
+    };
+    match measured {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("push: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Says whether a bar holds.
+fn bar(holds: bool, what: &str) -> bool {
+    println!("{}  {what}", if holds { "ok  " } else { "FAIL" });
+    holds
+}
+
+/// The value below which so many per mille of the values are.
+fn per_mille(sorted: &[u32], part: usize) -> u32 {
+    match sorted.len() {
+        0 => 0,
+        count => sorted[(count * part / 1000).min(count - 1)],
+    }
+}
