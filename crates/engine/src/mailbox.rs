@@ -151,6 +151,11 @@ impl<M, W: Wake> Mailbox<M, W> {
         }
     }
 
+    /// Brings no more messages in this turn.
+    pub fn end_turn(&mut self) {
+        self.budget = 0;
+    }
+
     /// The next message of this turn; `None` when there is no more, or when the turn's limit is reached.
     ///
     /// Messages of one sender thread come in the order in which it sent them.

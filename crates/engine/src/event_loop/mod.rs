@@ -175,6 +175,8 @@ pub struct LoopStats {
 pub struct EventLoop<M> {
     core: Core,
     mailbox: Mailbox<M, Waker>,
+    /// Messages that a turn may bring: none while they are held.
+    messages_per_turn: usize,
 }
 
 impl<M> EventLoop<M> {
@@ -186,7 +188,7 @@ impl<M> EventLoop<M> {
     pub fn new(config: &Config) -> io::Result<Self> {
         let core = Core::new(config)?;
         let mailbox = Mailbox::new(core.driver.waker(), config.mailbox_capacity);
-        Ok(Self { core, mailbox })
+        Ok(Self { core, mailbox, messages_per_turn: limits::MESSAGES_PER_TURN })
     }
 
     /// Flushes what was written, makes the one system call that submits and waits, and collects what
@@ -206,7 +208,7 @@ impl<M> EventLoop<M> {
         }
         let result = self.core.turn(deadline);
         self.mailbox.awake();
-        self.mailbox.begin_turn(limits::MESSAGES_PER_TURN);
+        self.mailbox.begin_turn(self.messages_per_turn);
         result
     }
 
@@ -223,6 +225,16 @@ impl<M> EventLoop<M> {
             return Some(Event::Message(message));
         }
         self.core.next_expired()
+    }
+
+    /// Whether messages stay in the mailbox, from the next one on, until this is called again: while what one of
+    /// them asked for goes on over several turns. A loop that holds messages has something to do, so give
+    /// [`turn`](Self::turn) a deadline: messages do not end its wait.
+    pub fn hold_messages(&mut self, hold: bool) {
+        self.messages_per_turn = if hold { 0 } else { limits::MESSAGES_PER_TURN };
+        if hold {
+            self.mailbox.end_turn();
+        }
     }
 
     /// How other threads send to this loop.

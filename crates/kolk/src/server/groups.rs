@@ -89,17 +89,14 @@ impl Groups {
         self.members.get(group).map_or(0, IndexSet::len)
     }
 
-    /// Takes the members of a group out, for a walk during which nobody joins or leaves it;
-    /// [`put_back`](Self::put_back) ends it.
-    pub(super) fn take(&mut self, group: &Group) -> IndexSet<Key> {
-        self.members.get_mut(group).map(std::mem::take).unwrap_or_default()
+    /// Whether the connection is a member.
+    pub(super) fn contains(&self, group: &Group, key: Key) -> bool {
+        self.members.get(group).is_some_and(|members| members.contains(&key))
     }
 
-    pub(super) fn put_back(&mut self, group: &Group, members: IndexSet<Key>) {
-        if let Some(place) = self.members.get_mut(group) {
-            debug_assert!(place.is_empty(), "nobody joins during a walk");
-            *place = members;
-        }
+    /// The members of a group that live here.
+    pub(super) fn members(&self, group: &Group) -> impl Iterator<Item = Key> {
+        self.members.get(group).into_iter().flatten().copied()
     }
 }
 
@@ -119,9 +116,8 @@ mod tests {
         assert!(!groups.join(room.clone(), key(2)), "twice is once");
         assert_eq!(groups.len(&room), 2);
         assert!(groups.leave(&room, key(1)) && !groups.leave(&room, key(1)));
-        let members = groups.take(&room);
-        assert_eq!(members.iter().copied().collect::<Vec<_>>(), [key(2)]);
-        groups.put_back(&room, members);
+        assert_eq!(groups.members(&room).collect::<Vec<_>>(), [key(2)]);
+        assert!(groups.contains(&room, key(2)) && !groups.contains(&room, key(1)));
         assert!(groups.leave(&room, key(2)));
         assert!(groups.members.is_empty());
         assert_eq!(groups.len(&room), 0);

@@ -79,3 +79,11 @@ pub(crate) const LATER_PER_TURN: usize = 1024;
 
 /// Event loops of one server: their number is part of a connection's name and has 16 bits.
 pub(crate) const EVENT_LOOPS_MAX: usize = 1 << 16;
+
+/// Connections to which broadcasts write in one turn of a loop; the rest follows in the next turns, which do not
+/// wait. As many as a loop has spare out-queues: each turn's are back before the next, so a message to 10 000 needs no
+/// memory for 10 000 sends, and who is not concerned waits for no more than these.
+pub(crate) const BROADCAST_WRITES_PER_TURN: usize = kolk_engine::limits::SPARE_OUT_QUEUES;
+
+/// Names of receivers for which a loop keeps room between broadcasts: 128 KiB.
+pub(crate) const RETAINED_RECEIVERS: usize = 16 * 1024;

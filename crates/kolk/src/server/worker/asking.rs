@@ -1,17 +1,16 @@
 //! What other threads, and other connections, ask.
 
-use bytes::Bytes;
 use kolk_engine::Close;
 use kolk_engine::buffer::Chunk;
 use kolk_engine::token::{ConnId, Key};
 
 use super::Worker;
-use crate::server::command::{Audience, Command, Task};
+use crate::server::Conn;
+use crate::server::command::{Command, Task};
 use crate::server::context::Later;
 use crate::server::handler::{Action, CloseReason, Handler};
 use crate::server::log;
 use crate::server::offload::Offloaded;
-use crate::server::{Conn, Group};
 
 impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// A message of the mailbox. A key that is stale by now reaches nobody.
@@ -28,7 +27,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
                 Action::Continue
             }),
             Command::Offloaded(offloaded) => self.on_offloaded(offloaded),
-            Command::Broadcast(audience, bytes) => self.broadcast(&audience, &bytes),
+            Command::Broadcast(audience, bytes) => self.broadcast(audience, bytes),
             Command::Each(task) => {
                 for key in self.keys() {
                     self.call(self.conn_id(key), |_, session, conn| {
@@ -57,7 +56,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             Later::PauseReading(key) => self.ask(self.conn_id(key), |conn| conn.pause_reading()),
             Later::ResumeReading(key) => self.ask(self.conn_id(key), |conn| conn.resume_reading()),
             Later::Deliver(key) => self.deliver(self.conn_id(key)),
-            Later::Broadcast(audience, bytes) => self.broadcast(&audience, &bytes),
+            Later::Broadcast(audience, bytes) => self.broadcast(audience, bytes),
             Later::Connect(key, connect) => self.on_connect(key, *connect),
             Later::ShutdownWrite(key) => self.ask(self.conn_id(key), |conn| conn.shutdown_write()),
             Later::Shutdown => self.handle.stop(),
@@ -88,7 +87,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         }
     }
 
-    fn write(&mut self, id: ConnId, chunk: Chunk) {
+    pub(super) fn write(&mut self, id: ConnId, chunk: Chunk) {
         self.ask(id, |conn| conn.write(chunk));
     }
 
@@ -107,24 +106,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         self.after_callback(id, Action::Continue);
     }
 
-    /// Writes to many. No callback runs meanwhile, so nobody joins or leaves.
-    fn broadcast(&mut self, audience: &Audience, bytes: &Bytes) {
-        match audience {
-            Audience::All => {
-                self.keys().into_iter().for_each(|key| self.write(self.conn_id(key), bytes.clone().into()));
-            }
-            Audience::Group(group) => self.broadcast_to(group, bytes),
-        }
-    }
-
     /// All connections, for a walk during which some may close.
     fn keys(&self) -> Vec<Key> {
         self.sessions.iter().map(|(key, _)| key).collect()
-    }
-
-    fn broadcast_to(&mut self, group: &Group, bytes: &Bytes) {
-        let members = self.home.groups.take(group);
-        members.iter().for_each(|&key| self.write(self.conn_id(key), bytes.clone().into()));
-        self.home.groups.put_back(group, members);
     }
 }

@@ -10,6 +10,7 @@
 //! | `receiving.rs` | bytes arrive, or the end of the stream; reading pauses and goes on |
 //! | `sending.rs` | what was written has left |
 //! | `asking.rs` | other threads and other connections ask something of it |
+//! | `broadcasting.rs` | it gets what many get |
 //! | `closing.rs` | it closes, or leaves the server |
 //! | `timing.rs` | its timers are due, or it is idle |
 //! | `datagrams.rs` | none: datagrams arrive and leave |
@@ -21,6 +22,7 @@
 )]
 
 mod asking;
+mod broadcasting;
 mod closing;
 mod connecting;
 mod datagrams;
@@ -50,6 +52,7 @@ use super::listening::Listening;
 use super::state::ConnState;
 use super::stats::Published;
 use crate::listener::Bound;
+use broadcasting::Broadcast;
 
 pub(super) struct Worker<H: Handler<M>, M> {
     event_loop: EventLoop<Command<H::Session, M>>,
@@ -58,6 +61,7 @@ pub(super) struct Worker<H: Handler<M>, M> {
     sessions: Table<Entry<H::Session>>,
     home: LoopState,
     listening: Vec<Listening>,
+    broadcast: Broadcast,
     handle: ServerHandle<H, M>,
     /// Whose callback runs; a panic is then that of the program.
     running: Running,
@@ -99,6 +103,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             sessions: Table::new(),
             home,
             listening: Vec::new(),
+            broadcast: Broadcast::default(),
             handle,
             running: Running::Nothing,
             published,
@@ -148,9 +153,11 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             }
             self.call_hooks();
             // What a turn left undone comes first in the next, which does not wait.
-            let deadline = (!self.home.later.is_empty()).then(|| self.event_loop.now());
+            let is_left = !self.home.later.is_empty() || self.broadcast.is_under_way();
+            let deadline = is_left.then(|| self.event_loop.now());
             self.event_loop.turn(deadline)?;
             self.note_time();
+            self.broadcast.begin_turn();
             loop {
                 match self.event_loop.next_progress() {
                     Some(Progress::Received(conn, bytes)) => self.on_bytes(conn, bytes),
@@ -203,7 +210,13 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
 
     /// What callbacks asked for; what this leads to is asked for in turn, so it is bounded.
     fn do_later(&mut self) {
+        if self.broadcast.is_under_way() {
+            self.go_on_broadcasting();
+        }
         for _ in 0..LATER_PER_TURN {
+            if self.broadcast.is_under_way() {
+                return;
+            }
             let Some(later) = self.home.later.pop_front() else { return };
             self.do_one(later);
         }
