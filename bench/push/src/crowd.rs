@@ -18,7 +18,7 @@ const AGE_MAX_US: u32 = 150_000;
 /// Bytes of user memory that a receiver may hold beyond its cap: one message under way, with its queue.
 const UNDER_WAY: u64 = 1024;
 
-/// Messages before the counters begin, so that what is allocated once is allocated.
+/// Messages before the times count: the first finds everything cold.
 const WARM_UP: u64 = 5;
 
 /// What to measure.
@@ -58,6 +58,11 @@ enum Policy {
 impl Arguments {
     fn messages(&self) -> u64 {
         WARM_UP + self.rate * self.seconds
+    }
+
+    /// Allocations count in the second half: what the silent make grow has its size by then.
+    fn counted_from(&self) -> u64 {
+        WARM_UP + self.rate * self.seconds / 2
     }
 
     fn to_words(&self) -> Vec<String> {
@@ -115,7 +120,7 @@ pub(crate) fn run(arguments: &Arguments, driver: Driver) -> Result<bool> {
     );
     let allowed = u64::from(silent) * arguments.cap + u64::from(arguments.connections) * UNDER_WAY;
     let grown = most.saturating_sub(before);
-    let each = allocations as f64 / pushed as f64;
+    let each = allocations as f64 / (arguments.messages() - arguments.counted_from()) as f64;
     let mut holds = bar(
         true,
         &format!("all {readers} who read got every message, in order"),
@@ -195,7 +200,7 @@ pub(crate) fn serve(arguments: &Arguments, driver: Driver) -> Result<()> {
     let mut most = before;
     let begin = Instant::now();
     for number in 0..arguments.messages() {
-        if number == WARM_UP {
+        if number == arguments.counted_from() {
             counted_from = counting::allocations();
         }
         server.handle().broadcast(message(number))?;

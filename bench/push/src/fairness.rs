@@ -7,12 +7,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kolk::server::{Action, Conn, Handler, Input, Server as KolkServer};
+use rustix::process::setpriority_process;
+use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 
 use crate::server::{Server, wait_for_go};
 use crate::{Driver, PATIENCE, Result, bar, per_mille};
 
 /// Bytes of a ping.
 const PING: usize = 64;
+
+/// The server has the one processor, all clients the other.
+const SERVER_CPU: usize = 0;
+const CLIENT_CPU: usize = 1;
+
+/// How much the flood yields to the pings on the clients' processor: their competition there is not the server's.
+const FLOOD_NICE: i32 = 19;
 
 /// What to measure.
 #[derive(clap::Args, Clone, Debug)]
@@ -31,6 +40,7 @@ pub(crate) struct Arguments {
 /// In the parent: pings, floods, and judges.
 pub(crate) fn run(arguments: &Arguments, driver: Driver) -> Result<bool> {
     let server = Server::start(driver, &["serve-echo".to_owned()])?;
+    stay_on(CLIENT_CPU)?;
     let mut pingers = (0..arguments.pingers)
         .map(|_| connect(server.address))
         .collect::<Result<Vec<_>>>()?;
@@ -100,8 +110,12 @@ fn while_flooded<T>(address: SocketAddr, act: impl FnOnce() -> T) -> Result<(T, 
     let flood = connect(address)?;
     let echoed = AtomicU64::new(0);
     let result = thread::scope(|scope| {
-        scope.spawn(|| while (&flood).write_all(&[1; 65_536]).is_ok() {});
         scope.spawn(|| {
+            yield_to_others();
+            while (&flood).write_all(&[1; 65_536]).is_ok() {}
+        });
+        scope.spawn(|| {
+            yield_to_others();
             let mut buffer = [0; 65_536];
             while let Ok(count @ 1..) = (&flood).read(&mut buffer) {
                 echoed.fetch_add(count as u64, Ordering::Relaxed);
@@ -116,6 +130,19 @@ fn while_flooded<T>(address: SocketAddr, act: impl FnOnce() -> T) -> Result<(T, 
         0 => Err("there was no flood".into()),
         bytes => Ok((result, bytes)),
     }
+}
+
+/// Keeps this thread, and those that it starts, on one processor.
+fn stay_on(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set)
+        .map_err(|error| format!("processor {cpu} is not to be had: {error}").into())
+}
+
+fn yield_to_others() {
+    // Anybody may become nicer.
+    let _ = setpriority_process(Some(gettid()), FLOOD_NICE);
 }
 
 struct Echo;
@@ -133,6 +160,7 @@ impl Handler for Echo {
 
 /// In the child: one loop that echoes.
 pub(crate) fn serve(driver: Driver) -> Result<()> {
+    stay_on(SERVER_CPU)?;
     let server = KolkServer::builder()
         .listen("tcp://127.0.0.1:0")
         .driver(driver.choice())
