@@ -34,6 +34,8 @@ pub mod mailbox;
 #[cfg(not(loom))]
 pub mod op;
 #[cfg(not(loom))]
+mod prefetch;
+#[cfg(not(loom))]
 pub mod slab;
 #[cfg(not(loom))]
 pub mod socket;

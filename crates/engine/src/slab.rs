@@ -16,6 +16,7 @@
 //!
 //! So several tables can share the keys of one `SlotNumbers`, and each stays as dense as the other.
 
+use crate::prefetch::prefetch;
 use crate::token::{Generation, Key};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -233,6 +234,15 @@ impl<T> Table<T> {
         let (page, offset) = place(key);
         let occupied = self.pages.get_mut(page)?.get_mut(offset)?.as_mut()?;
         (occupied.generation == key.generation()).then_some(&mut occupied.value)
+    }
+
+    /// Starts to fetch what is at `key`, which is soon needed, into the cache.
+    #[inline]
+    pub fn prefetch(&self, key: Key) {
+        let (page, offset) = place(key);
+        if let Some(entry) = self.pages.get(page).and_then(|page| page.get(offset)) {
+            prefetch(entry);
+        }
     }
 
     /// Takes the value at `key` out, unless the key is stale.

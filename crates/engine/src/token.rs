@@ -144,8 +144,8 @@ pub enum TokenKind {
     Connect = 4,
     /// The readiness of a descriptor that is not ours to read.
     Watch = 5,
-    /// Datagrams, in either direction.
-    Datagram = 6,
+    /// Whether a socket can be read that is then read by ordinary calls.
+    Poll = 6,
     /// The answer to a request to give up another operation.
     Cancel = 7,
     /// Another thread rings; see [`Token::WAKE`].
@@ -161,7 +161,7 @@ impl TokenKind {
             3 => Some(TokenKind::Accept),
             4 => Some(TokenKind::Connect),
             5 => Some(TokenKind::Watch),
-            6 => Some(TokenKind::Datagram),
+            6 => Some(TokenKind::Poll),
             7 => Some(TokenKind::Cancel),
             8 => Some(TokenKind::Wake),
             _ => None,

@@ -167,7 +167,7 @@ impl PoolModel {
         let block = parts.block();
         assert!(!in_use.contains(&block.index()), "{block:?} was given out while in use");
         // Whoever used the block before has left its bytes there.
-        let bytes = self.pool.lend_part(&mut parts, 0, BLOCK_SIZE).to_vec();
+        let bytes = parts.lend(0, BLOCK_SIZE).to_vec();
         self.held.push((Held::Parts(parts), bytes));
     }
 
@@ -176,7 +176,7 @@ impl PoolModel {
         if let (Held::Parts(parts), bytes) = &mut self.held[nth] {
             let start = portion(start, BLOCK_SIZE);
             let len = portion(len, BLOCK_SIZE - start);
-            let lease = self.pool.lend_part(parts, start, len);
+            let lease = parts.lend(start, len);
             let (bytes, block) = (bytes[start..start + len].to_vec(), Some(parts.block().index()));
             return self.lent.push(Lent { lease, bytes, block });
         }
@@ -222,7 +222,13 @@ impl PoolModel {
                 lease.make_private();
                 assert!(!lease.is_pooled());
             }
-            PoolStep::Wrap(_) => *lease = Lease::from(Bytes::from(mem::take(lease))),
+            PoolStep::Wrap(_) => {
+                *lease = Lease::from(Bytes::from(mem::take(lease)));
+                // No bytes need no memory.
+                if lease.is_empty() {
+                    *block = None;
+                }
+            }
             PoolStep::Drop(_) => drop(self.lent.swap_remove(nth)),
             other => unreachable!("{other:?} changes no lease"),
         }
@@ -247,7 +253,7 @@ impl PoolModel {
             let shared = self.lent.iter().any(|lent| lent.block == Some(held.block().index()));
             match held {
                 Held::Whole(block) => assert!(self.pool.is_unshared(*block) && !shared),
-                Held::Parts(parts) => assert_eq!(self.pool.is_whole(parts), !shared),
+                Held::Parts(parts) => assert_eq!(parts.is_whole(), !shared),
             }
         }
     }

@@ -40,7 +40,8 @@ fn answer(conn: &mut Conn<'_>, limit: u32) {
 }
 
 fn count_primes(limit: u32) -> usize {
-    let is_prime = |number: &u32| (2..).take_while(|by| by * by <= *number).all(|by| number % by != 0);
+    let is_prime =
+        |number: &u32| (2..).take_while(|by| by * by <= *number).all(|by| !number.is_multiple_of(by));
     (2..limit.min(10_000_000)).filter(is_prime).count()
 }
 

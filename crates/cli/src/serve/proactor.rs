@@ -241,10 +241,16 @@ impl Echo {
             (Operation::ReadPooled, &Ok(count @ 1..)) => {
                 traffic.messages += 1;
                 traffic.bytes_received += count as u64;
-                self.watcher.write(done.conn, (), done.buffer)
+                // A peer that does not read is not read either: at most two messages of it wait here.
+                let is_behind = self.watcher.is_writing(done.conn);
+                self.watcher.write(done.conn, (), done.buffer)?;
+                if is_behind { Ok(()) } else { self.watcher.read_pooled(done.conn, ()) }
             }
             (Operation::Write, &Ok(count)) => {
                 traffic.bytes_sent += count as u64;
+                if self.watcher.is_reading(done.conn) {
+                    return Ok(());
+                }
                 self.watcher.read_pooled(done.conn, ())
             }
             _ => {

@@ -56,7 +56,7 @@ impl Arena {
     /// is that long.
     ///
     /// `None` ends the turn's receiving: dispatch what came, then begin another turn.
-    #[inline]
+    #[inline(always)]
     pub fn offer(&mut self, min: usize) -> Option<&mut [u8]> {
         self.rewind();
         let room = self.room();
@@ -74,20 +74,23 @@ impl Arena {
 
     /// Leases the first `len` bytes of what [`offer`](Self::offer) gave; a private copy of them if no other
     /// block is free.
-    #[inline]
+    #[inline(always)]
     pub fn lend(&mut self, len: usize) -> Lease {
         debug_assert!(len <= self.room());
+        if len == 0 {
+            return Lease::default();
+        }
         if !self.pool.has_free(1) {
             return self.copy_out(len);
         }
         let start = self.filled;
         self.filled += len;
-        self.pool.lend_part(&mut self.current, start, len)
+        self.current.lend(start, len)
     }
 
     #[cold]
     fn copy_out(&mut self, len: usize) -> Lease {
-        let mut lease = self.pool.lend_part(&mut self.current, self.filled, len);
+        let mut lease = self.current.lend(self.filled, len);
         lease.make_private();
         lease
     }
@@ -95,7 +98,7 @@ impl Arena {
     /// Uses the current block from its start again if nobody pins it.
     #[inline]
     fn rewind(&mut self) {
-        if self.filled > 0 && self.pool.is_whole(&self.current) {
+        if self.filled > 0 && self.current.is_whole() {
             self.filled = 0;
         }
     }

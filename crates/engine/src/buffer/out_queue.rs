@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::buf::UninitSlice;
 use bytes::{BufMut, Bytes};
+use smallvec::SmallVec;
 
 use super::Lease;
 use crate::limits::{COPY_SIZE, SPARE_CHUNK_CAPACITY, SPARE_COPY_CAPACITY};
@@ -111,9 +112,10 @@ impl From<FileRange> for Chunk {
 ///             ▲ head, sent up to `head_sent`
 /// ```
 ///
-/// A queue of small writes alone is one cache line and the bytes.
+/// It is two cache lines; small writes alone touch the first, and the bytes. One piece behind them lies in the
+/// second.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(C, align(64))] // in this order: the second line is for the pieces
 pub struct OutQueue {
     /// Bytes of the small writes. The first `lead` go before all chunks, so that a queue of nothing else
     /// has no chunk; `Piece::Copied` are consecutive ranges of the others.
@@ -125,19 +127,16 @@ pub struct OutQueue {
     len: u64,
     /// Bytes sent since the queue was last cleared.
     sent: u64,
-    /// What follows the lead; kept when it is empty.
-    tail: Option<Box<Tail>>,
-}
-
-#[derive(Debug, Default)]
-struct Tail {
-    /// `chunks[..head]` are sent and hold nothing.
-    chunks: Vec<Piece>,
-    head: usize,
-    /// Bytes of `chunks[head]` that are sent.
+    /// `pieces[..head]` are sent and hold nothing, `waiting` follow. The pieces are not looked at while both are 0.
+    head: u32,
+    waiting: u32,
+    /// What follows the lead.
+    pieces: SmallVec<[Piece; 1]>,
+    /// Bytes of `pieces[head]` that are sent.
     head_sent: u64,
     /// Lengths of whole messages, for [`OutQueue::drop_oldest`]. Together they are the queue, or there are none.
-    messages: VecDeque<u64>,
+    #[expect(clippy::box_collection, reason = "few connections ever have any, and all have room for it")]
+    messages: Option<Box<VecDeque<u64>>>,
 }
 
 /// Where [`OutQueue::push_with`] writes to: appends only.
@@ -184,14 +183,8 @@ impl Drop for Room<'_> {
     }
 }
 
-impl Tail {
-    const EMPTY: &'static Self =
-        &Self { chunks: Vec::new(), head: 0, head_sent: 0, messages: VecDeque::new() };
-
-    fn unsent(&self) -> &[Piece] {
-        &self.chunks[self.head..]
-    }
-}
+/// What a message touches lies on two cache lines, adjacent ones.
+const _: () = assert!(size_of::<OutQueue>() == 128);
 
 #[derive(Debug)]
 enum Piece {
@@ -214,7 +207,7 @@ impl OutQueue {
 
     /// Room for copied bytes and for chunks together: a measure of what the queue keeps, for tests.
     pub fn capacity(&self) -> usize {
-        self.copied.capacity() + self.tail().chunks.capacity()
+        self.copied.capacity() + self.pieces.capacity()
     }
 
     /// Whether everything is sent.
@@ -254,18 +247,17 @@ impl OutQueue {
     fn count_copied(&mut self, start: usize) {
         let count = self.copied.len() - start;
         self.len += count as u64;
-        let chunks = self.tail.as_mut().map(|tail| &mut tail.chunks).filter(|chunks| !chunks.is_empty());
-        match chunks {
-            None => self.lead = self.copied.len(),
-            Some(chunks) => match chunks.last_mut() {
-                Some(Piece::Copied { len, .. }) => *len += count,
-                _ => chunks.push(Piece::Copied { start, len: count }),
-            },
+        if self.waiting == 0 {
+            self.lead = self.copied.len();
+        } else if let Some(Piece::Copied { len, .. }) = self.pieces.last_mut() {
+            *len += count;
+        } else {
+            self.push_piece(Piece::Copied { start, len: count });
         }
     }
 
     /// Appends a chunk: a small one by copy, a longer one by reference.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, chunk: Chunk) {
         match chunk.as_bytes() {
             Some(bytes) if bytes.len() <= COPY_SIZE => self.push_copy(bytes),
@@ -276,24 +268,30 @@ impl OutQueue {
     fn push_kept(&mut self, chunk: Chunk) {
         if !chunk.is_empty() {
             self.len += chunk.len();
-            self.tail.get_or_insert_default().chunks.push(Piece::Kept(chunk));
+            self.push_piece(Piece::Kept(chunk));
         }
+    }
+
+    #[inline(always)]
+    fn push_piece(&mut self, piece: Piece) {
+        self.pieces.push(piece);
+        self.waiting += 1;
     }
 
     /// Says that the last `len` bytes are one whole message, which is dropped as a whole or not at all.
     pub fn end_message(&mut self, len: u64) {
-        let tail = self.tail.get_or_insert_default();
-        tail.messages.push_back(len);
-        debug_assert_eq!(tail.messages.iter().sum::<u64>(), self.len, "every message of a queue is ended");
+        let messages = self.messages.get_or_insert_default();
+        messages.push_back(len);
+        debug_assert_eq!(messages.iter().sum::<u64>(), self.len, "every message of a queue is ended");
     }
 
     /// Drops the oldest messages until `excess` bytes are gone, but never the newest. For a queue that is being
     /// filled, and whose messages were all [ended](Self::end_message). Answers how many messages and bytes went.
     pub fn drop_oldest(&mut self, excess: u64) -> (u64, u64) {
         let (mut count, mut bytes) = (0, 0);
-        let Some(tail) = &mut self.tail else { return (0, 0) };
-        while bytes < excess && tail.messages.len() > 1 {
-            bytes += tail.messages.pop_front().unwrap_or_default();
+        let Some(messages) = &mut self.messages else { return (0, 0) };
+        while bytes < excess && messages.len() > 1 {
+            bytes += messages.pop_front().unwrap_or_default();
             count += 1;
         }
         self.len -= bytes;
@@ -306,8 +304,7 @@ impl OutQueue {
     /// them were filled.
     #[inline]
     pub fn io_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let tail = self.tail();
-        let mut skip = tail.head_sent as usize;
+        let mut skip = self.head_sent as usize;
         let mut filled = 0;
         let mut slices = slices.iter_mut();
         if !self.lead().is_empty()
@@ -316,7 +313,7 @@ impl OutQueue {
             *slice = IoSlice::new(self.lead());
             filled += 1;
         }
-        for (piece, slice) in tail.unsent().iter().zip(slices) {
+        for (piece, slice) in self.unsent().iter().zip(slices) {
             let Some(bytes) = self.bytes_of(piece) else { break };
             *slice = IoSlice::new(&bytes[skip..]);
             skip = 0;
@@ -326,12 +323,11 @@ impl OutQueue {
     }
 
     /// The bytes to send next if they all lie in one piece.
-    #[inline]
+    #[inline(always)]
     pub fn single_slice(&self) -> Option<&[u8]> {
-        let tail = self.tail();
-        match tail.unsent() {
+        match self.unsent() {
             [] => Some(self.lead()),
-            [piece] if self.lead().is_empty() => Some(&self.bytes_of(piece)?[tail.head_sent as usize..]),
+            [piece] if self.lead().is_empty() => Some(&self.bytes_of(piece)?[self.head_sent as usize..]),
             _ => None,
         }
     }
@@ -341,9 +337,8 @@ impl OutQueue {
         if !self.lead().is_empty() {
             return None;
         }
-        let tail = self.tail();
-        let Piece::Kept(Chunk::File(range)) = tail.unsent().first()? else { return None };
-        let sent = tail.head_sent;
+        let Piece::Kept(Chunk::File(range)) = self.unsent().first()? else { return None };
+        let sent = self.head_sent;
         Some(FileRange { file: Arc::clone(&range.file), offset: range.offset + sent, len: range.len - sent })
     }
 
@@ -368,21 +363,36 @@ impl OutQueue {
     fn pass(&mut self, count: u64) {
         let of_lead = self.lead().len().min(usize::try_from(count).unwrap_or(usize::MAX));
         self.lead_sent += of_lead;
-        if let Some(tail) = &mut self.tail {
-            tail.head_sent += count - of_lead as u64;
-            tail.drop_sent();
+        self.head_sent += count - of_lead as u64;
+        self.drop_sent();
+    }
+
+    fn drop_sent(&mut self) {
+        while self.waiting > 0 {
+            let piece = &mut self.pieces[self.head as usize];
+            let len = match piece {
+                Piece::Copied { len, .. } => *len as u64,
+                Piece::Kept(chunk) => chunk.len(),
+            };
+            if self.head_sent < len {
+                return;
+            }
+            // The memory goes back at once, not when the whole queue is sent.
+            *piece = Piece::Copied { start: 0, len: 0 };
+            self.head_sent -= len;
+            self.head += 1;
+            self.waiting -= 1;
         }
     }
 
     /// Gives back the memory in front of what is still to be sent, once it is half of all: a queue whose oldest
     /// messages are dropped again and again must not grow, and moves each byte at most once more.
     fn compact(&mut self) {
-        let tail = self.tail.get_or_insert_default();
-        if tail.head * 2 >= tail.chunks.len() {
-            tail.chunks.drain(..tail.head);
-            tail.head = 0;
+        if self.head as usize * 2 >= self.pieces.len() {
+            self.pieces.drain(..self.head as usize);
+            self.head = 0;
         }
-        let first_copied = tail.unsent().iter().find_map(|piece| match piece {
+        let first_copied = self.unsent().iter().find_map(|piece| match piece {
             Piece::Copied { start, .. } => Some(*start),
             Piece::Kept(_) => None,
         });
@@ -397,7 +407,7 @@ impl OutQueue {
         self.copied.drain(..dead);
         self.lead = self.lead.saturating_sub(dead);
         self.lead_sent = 0;
-        for piece in &mut tail.chunks[tail.head..] {
+        for piece in &mut self.pieces[self.head as usize..] {
             if let Piece::Copied { start, .. } = piece {
                 *start -= dead;
             }
@@ -406,8 +416,7 @@ impl OutQueue {
 
     /// Moves what leases hold out of the loop's memory: a peer that does not read must not pin it.
     pub fn make_private(&mut self) {
-        let Some(tail) = &mut self.tail else { return };
-        for piece in &mut tail.chunks[tail.head..] {
+        for piece in &mut self.pieces[self.head as usize..] {
             if let Piece::Kept(Chunk::Lease(lease)) = piece {
                 lease.make_private();
             }
@@ -423,7 +432,7 @@ impl OutQueue {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn release(&mut self) {
         self.copied.clear();
         self.lead = 0;
@@ -432,20 +441,31 @@ impl OutQueue {
         if self.copied.capacity() > SPARE_COPY_CAPACITY {
             self.copied = Vec::new();
         }
-        if let Some(tail) = &mut self.tail {
-            tail.chunks.clear();
-            tail.head = 0;
-            tail.head_sent = 0;
-            tail.messages.clear();
-            if tail.chunks.capacity() > SPARE_CHUNK_CAPACITY {
-                self.tail = None;
+        if self.head + self.waiting > 0 {
+            self.release_pieces();
+        }
+        if let Some(messages) = &mut self.messages {
+            messages.clear();
+            if messages.capacity() > SPARE_CHUNK_CAPACITY {
+                self.messages = None;
             }
         }
     }
 
-    #[inline]
-    fn tail(&self) -> &Tail {
-        self.tail.as_deref().unwrap_or(Tail::EMPTY)
+    #[inline(always)]
+    fn release_pieces(&mut self) {
+        self.pieces.clear();
+        self.head = 0;
+        self.waiting = 0;
+        self.head_sent = 0;
+        if self.pieces.capacity() > SPARE_CHUNK_CAPACITY {
+            self.pieces = SmallVec::new();
+        }
+    }
+
+    #[inline(always)]
+    fn unsent(&self) -> &[Piece] {
+        if self.waiting == 0 { &[] } else { &self.pieces[self.head as usize..] }
     }
 
     /// What is still to be sent before the chunks.
@@ -459,24 +479,6 @@ impl OutQueue {
         match piece {
             Piece::Copied { start, len } => Some(&self.copied[*start..*start + *len]),
             Piece::Kept(chunk) => chunk.as_bytes(),
-        }
-    }
-}
-
-impl Tail {
-    fn drop_sent(&mut self) {
-        while let Some(piece) = self.chunks.get_mut(self.head) {
-            let len = match piece {
-                Piece::Copied { len, .. } => *len as u64,
-                Piece::Kept(chunk) => chunk.len(),
-            };
-            if self.head_sent < len {
-                return;
-            }
-            // The memory goes back at once, not when the whole queue is sent.
-            *piece = Piece::Copied { start: 0, len: 0 };
-            self.head_sent -= len;
-            self.head += 1;
         }
     }
 }
@@ -502,7 +504,7 @@ mod tests {
                 end(&mut queue);
                 assert!(queue.is_empty());
                 assert!(queue.copied.capacity() <= SPARE_COPY_CAPACITY);
-                assert!(queue.tail().chunks.capacity() <= SPARE_CHUNK_CAPACITY);
+                assert!(queue.pieces.capacity() <= SPARE_CHUNK_CAPACITY);
             }
         }
     }
@@ -510,8 +512,8 @@ mod tests {
     #[test]
     fn a_small_queue_keeps_its_memory_for_the_next_use() {
         let mut queue = filled(1, 10);
-        let before = (queue.copied.capacity(), queue.tail().chunks.capacity());
+        let before = (queue.copied.capacity(), queue.pieces.capacity());
         queue.clear();
-        assert_eq!((queue.copied.capacity(), queue.tail().chunks.capacity()), before);
+        assert_eq!((queue.copied.capacity(), queue.pieces.capacity()), before);
     }
 }

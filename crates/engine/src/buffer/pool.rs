@@ -72,9 +72,12 @@ unsafe impl Send for Pool {}
 /// part writes nothing that other threads look at.
 #[derive(Debug)]
 pub struct Parts {
-    /// Alive: the stock holds it while the pool is gone.
-    memory: NonNull<Memory>,
     block: Block,
+    /// Of the block, alive: the stock keeps it while the pool is gone.
+    hold: NonNull<Hold>,
+    /// First byte of the block.
+    start: NonNull<u8>,
+    block_size: usize,
     /// Holds that no lease has yet, and which go with this value.
     stock: u32,
 }
@@ -86,7 +89,7 @@ impl Drop for Parts {
     fn drop(&mut self) {
         if self.stock > 0 {
             // SAFETY: the value owns these holds and ends here.
-            unsafe { Memory::drop_holds(self.memory, self.block, self.stock) };
+            unsafe { Hold::sub(self.hold, self.stock) };
         }
     }
 }
@@ -94,6 +97,36 @@ impl Drop for Parts {
 impl Parts {
     /// Holds taken at one time.
     const STOCK: u32 = 1 << 16;
+
+    #[inline(always)]
+    fn hold(&self) -> &Hold {
+        // SAFETY: the pool, or the stock, keeps it alive.
+        unsafe { self.hold.as_ref() }
+    }
+
+    /// Lends `len` filled bytes at `start` of the block.
+    ///
+    /// # Panics
+    ///
+    /// If the block ends before them.
+    #[inline(always)]
+    pub fn lend(&mut self, start: usize, len: usize) -> Lease {
+        assert!(start <= self.block_size && len <= self.block_size - start, "a part that leaves its block");
+        if self.stock == 0 {
+            self.hold().count.fetch_add(Self::STOCK, Ordering::Relaxed);
+            self.stock = Self::STOCK;
+        }
+        self.stock -= 1;
+        // SAFETY: one count of the stock passes to the lease; the range is inside the block.
+        unsafe { Lease::pooled(self.hold, self.start.add(start), len) }
+    }
+
+    /// Whether no lease of a part is alive.
+    #[inline(always)]
+    pub fn is_whole(&self) -> bool {
+        // Acquire: what the dropping threads did with the bytes happened before their next use.
+        self.hold().count.load(Ordering::Acquire) == 1 + self.stock
+    }
 
     /// The block.
     pub fn block(&self) -> Block {
@@ -108,10 +141,10 @@ impl Pool {
     ///
     /// If either is zero, there are more than 65 535 blocks, or the product exceeds the address space.
     pub fn new(block_size: usize, blocks: usize) -> Self {
-        let memory = Box::new(Memory::allocate(block_size, blocks));
+        let memory = Memory::allocate(block_size, blocks);
         // Lowest numbers on top: memory is touched from the start of the allocation.
         let free = (0..blocks as u16).rev().map(Block).collect();
-        Self { memory: NonNull::from(Box::leak(memory)), free, lent: Vec::with_capacity(blocks) }
+        Self { memory, free, lent: Vec::with_capacity(blocks) }
     }
 
     #[inline]
@@ -122,7 +155,7 @@ impl Pool {
     }
 
     #[inline]
-    fn holds(&self, block: Block) -> &AtomicU32 {
+    fn hold(&self, block: Block) -> &Hold {
         &self.memory().holds[block.index()]
     }
 
@@ -148,11 +181,13 @@ impl Pool {
     pub fn lend(&mut self, block: Block, len: usize) -> Lease {
         debug_assert!(len <= self.block_size() && self.is_unshared(block));
         // Nobody else has a hold, so nobody else changes the count.
-        self.holds(block).store(2, Ordering::Relaxed);
-        self.lent.push(block);
-        // SAFETY: the second hold passes to the lease; `len` bytes are inside the block (asserted above, and
+        let hold = self.hold(block);
+        hold.count.store(2, Ordering::Relaxed);
+        // SAFETY: the second count passes to the lease; `len` bytes are inside the block (asserted above, and
         // the kernel never reports more than it was offered).
-        unsafe { Lease::pooled(self.memory, block, 0, len) }
+        let lease = unsafe { Lease::pooled(NonNull::from(hold), self.address(block), len) };
+        self.lent.push(block);
+        lease
     }
 
     /// Gives an acquired block back of which nothing was lent.
@@ -165,28 +200,9 @@ impl Pool {
     /// Acquires a block to lend it in parts.
     pub fn acquire_parts(&mut self) -> Option<Parts> {
         let block = self.acquire()?;
-        self.holds(block).store(1 + Parts::STOCK, Ordering::Relaxed);
-        Some(Parts { memory: self.memory, block, stock: Parts::STOCK })
-    }
-
-    /// Lends `len` filled bytes at `start` of the block.
-    #[inline]
-    pub fn lend_part(&self, parts: &mut Parts, start: usize, len: usize) -> Lease {
-        debug_assert!(start + len <= self.block_size());
-        if parts.stock == 0 {
-            self.holds(parts.block).fetch_add(Parts::STOCK, Ordering::Relaxed);
-            parts.stock = Parts::STOCK;
-        }
-        parts.stock -= 1;
-        // SAFETY: one hold of the stock passes to the lease; the range is inside the block.
-        unsafe { Lease::pooled(self.memory, parts.block, start, len) }
-    }
-
-    /// Whether no lease of a part is alive.
-    #[inline]
-    pub fn is_whole(&self, parts: &Parts) -> bool {
-        // Acquire: what the dropping threads did with the bytes happened before their next use.
-        self.holds(parts.block).load(Ordering::Acquire) == 1 + parts.stock
+        self.hold(block).count.store(1 + Parts::STOCK, Ordering::Relaxed);
+        let (hold, start) = (NonNull::from(self.hold(block)), self.address(block));
+        Some(Parts { block, hold, start, block_size: self.block_size(), stock: Parts::STOCK })
     }
 
     /// Gives the block back once its parts are.
@@ -199,7 +215,7 @@ impl Pool {
     #[inline]
     pub fn is_unshared(&self, block: Block) -> bool {
         // Acquire: as in `is_whole`.
-        self.holds(block).load(Ordering::Acquire) == 1
+        self.hold(block).count.load(Ordering::Acquire) == 1
     }
 
     /// The bytes of an acquired block.
@@ -244,7 +260,7 @@ impl Pool {
         let free = &mut self.free;
         self.lent.retain(|&block| {
             // Acquire: what the dropping threads did with the bytes happened before the block's next use.
-            let returned = memory.holds[block.index()].load(Ordering::Acquire) == 1;
+            let returned = memory.holds[block.index()].count.load(Ordering::Acquire) == 1;
             if returned {
                 free.push(block);
             }
@@ -257,9 +273,10 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         for index in 0..self.memory().holds.len() {
-            // SAFETY: the pool's own hold on each block, given up once. Before the last of them the memory
+            let hold = NonNull::from(self.hold(Block(index as u16)));
+            // SAFETY: the pool's own count of each block, given up once. Before the last of them the memory
             // is alive, since that one still counts.
-            unsafe { Memory::drop_holds(self.memory, Block(index as u16), 1) };
+            unsafe { Hold::sub(hold, 1) };
         }
     }
 }
@@ -272,10 +289,19 @@ pub(super) struct Memory {
     /// First block: `allocation` rounded up to a cache line.
     base: NonNull<u8>,
     block_size: usize,
-    /// For each block: one for the pool while it lives, one for each lease, and the unused stock of its parts.
-    holds: Box<[AtomicU32]>,
+    /// By block.
+    holds: Box<[Hold]>,
     /// Blocks with any hold.
     held_blocks: AtomicUsize,
+}
+
+/// Who holds one block.
+#[derive(Debug)]
+pub(super) struct Hold {
+    /// One for the pool while it lives, one for each lease, and the unused stock of its parts.
+    count: AtomicU32,
+    /// Where the block lies; alive while the count is not zero.
+    memory: NonNull<Memory>,
 }
 
 // SAFETY: the bytes behind `base` are only reached through leases (read-only ranges, each protected by
@@ -285,7 +311,7 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    fn allocate(block_size: usize, blocks: usize) -> Self {
+    fn allocate(block_size: usize, blocks: usize) -> NonNull<Self> {
         assert!(block_size > 0 && blocks > 0, "a pool needs at least one block of one byte");
         assert!(blocks <= usize::from(u16::MAX), "a pool has at most 65535 blocks, not {blocks}");
         let size = block_size.checked_mul(blocks).expect("the pool exceeds the address space");
@@ -298,15 +324,19 @@ impl Memory {
             handle_alloc_error(layout)
         };
         let padding = allocation.align_offset(CACHE_LINE);
-        Self {
+        let memory = NonNull::from(Box::leak(Box::new(Self {
             allocation,
             layout,
             // SAFETY: `padding` < CACHE_LINE, and that many bytes were allocated beyond the blocks.
             base: unsafe { allocation.add(padding) },
             block_size,
-            holds: (0..blocks).map(|_| AtomicU32::new(1)).collect(),
+            holds: Box::default(),
             held_blocks: AtomicUsize::new(blocks),
-        }
+        })));
+        let holds = (0..blocks).map(|_| Hold { count: AtomicU32::new(1), memory }).collect();
+        // SAFETY: it was just made, and nobody else knows of it.
+        unsafe { (*memory.as_ptr()).holds = holds };
+        memory
     }
 
     #[inline]
@@ -314,29 +344,6 @@ impl Memory {
         assert!(block.index() < self.holds.len());
         // SAFETY: the block's number was checked, so its start lies inside the allocation.
         unsafe { self.base.add(block.index() * self.block_size) }
-    }
-
-    #[inline]
-    pub(super) fn add_hold(&self, block: Block) {
-        // Relaxed, as in `Arc::clone`: the caller already has a hold through which it sees the bytes.
-        let before = self.holds[block.index()].fetch_add(1, Ordering::Relaxed);
-        debug_assert!(before > 0, "a block without a hold cannot be lent");
-    }
-
-    /// Gives up holds; the last of all frees the memory.
-    ///
-    /// # Safety
-    ///
-    /// The caller owns so many holds on the block, at least one, and uses them no more.
-    #[inline]
-    pub(super) unsafe fn drop_holds(this: NonNull<Self>, block: Block, count: u32) {
-        // SAFETY: the caller's holds keep the memory alive until the count has gone down.
-        let holds = unsafe { &this.as_ref().holds[block.index()] };
-        // Release: what this thread did with the bytes happened before their next use.
-        if holds.fetch_sub(count, Ordering::Release) == count {
-            // SAFETY: it was the block's last hold, and blocks are never held again.
-            unsafe { Self::drop_block(this) };
-        }
     }
 
     /// A block without holds, which there is only once the pool is gone.
@@ -353,6 +360,40 @@ impl Memory {
             // SAFETY: made by `Box::leak` in `Pool::new`; no hold is left, so nobody refers to it.
             drop(unsafe { Box::from_raw(this.as_ptr()) });
         }
+    }
+}
+
+impl Hold {
+    #[inline]
+    pub(super) fn add(&self) {
+        // Relaxed, as in `Arc::clone`: the caller already has a count through which it sees the bytes.
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "a block without a hold cannot be lent");
+    }
+
+    /// Gives up counts; the last of all blocks frees the memory.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns so many, at least one, and uses them no more.
+    #[inline(always)]
+    pub(super) unsafe fn sub(this: NonNull<Self>, count: u32) {
+        // SAFETY: the caller's counts keep the memory alive until they are given up.
+        let counter = unsafe { &this.as_ref().count };
+        // Release: what this thread did with the bytes happened before their next use.
+        if counter.fetch_sub(count, Ordering::Release) == count {
+            // SAFETY: it was the block's last, and blocks are never held again.
+            unsafe { Self::end(this) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called once for each block, after its last count.
+    #[cold]
+    unsafe fn end(this: NonNull<Self>) {
+        // SAFETY: the block counts in `held_blocks` until the next line, so the memory is alive.
+        unsafe { Memory::drop_block(this.as_ref().memory) };
     }
 }
 

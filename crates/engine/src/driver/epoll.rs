@@ -23,15 +23,16 @@ use bytes::BytesMut;
 
 use super::datagrams::DatagramCalls;
 use super::linux::{self, EventFd};
-use super::readiness::{self, Attempt};
+use super::readiness::{self, Attempt, Received};
 use super::shelf::{Place, Shelf};
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
-use crate::buffer::{Arena, DatagramQueue, OutQueue};
+use crate::buffer::{Arena, DatagramQueue, Lease, OutQueue};
 use crate::clock::Timestamp;
 use crate::limits::{ACCEPTS_PER_TURN, COMPLETIONS_PER_TURN, DATAGRAMS_PER_CALL, DATAGRAMS_PER_TURN};
 use crate::op::{
     Completion, Direction, Frequent, Interest, Op, OutDatagram, Outcome, Submitted, cancelled, less,
 };
+use crate::prefetch::prefetch;
 use crate::sys::syscall;
 use crate::token::{Generation, Key, Token, TokenKind};
 
@@ -134,7 +135,13 @@ impl Row {
     }
 
     /// Whether an operation is in flight whose ready bit is set.
+    #[inline(always)]
     fn can_run(&self) -> bool {
+        self.only_receives() || self.can_run_rarely()
+    }
+
+    #[inline(never)]
+    fn can_run_rarely(&self) -> bool {
         let Ready { readable, writable, .. } = self.ready;
         let auxiliary = match self.auxiliary {
             Auxiliary::None => false,
@@ -148,7 +155,7 @@ impl Row {
     }
 
     /// Whether what can run is a receive from a stream, and nothing else.
-    #[inline]
+    #[inline(always)]
     fn only_receives(&self) -> bool {
         self.ready.readable
             && matches!(
@@ -310,13 +317,38 @@ impl Epoll {
         }
         self.run_share -= 1;
         self.run.pop_front();
-        match self.run_slot(key)? {
-            Outcome::Received(Ok(bytes)) if !bytes.is_empty() => Some(Frequent::Received(key, bytes)),
-            outcome => {
-                self.done.push_back(Completion { key, outcome });
-                None
-            }
+        if let Some(next) = self.upcoming() {
+            self.prefetch(next);
         }
+        let row = &mut self.rows[key.index() as usize];
+        let attempt = readiness::receive(row.fd(), &mut self.arena);
+        if let Some(Attempt::Done(Ok(received))) = &attempt
+            && received.bytes > 0
+        {
+            row.queued = row.go_on_receiving(received.drained);
+            if row.queued {
+                self.run.push_back(key);
+            }
+            return Some(Frequent::Received(key, self.arena.lend(received.bytes)));
+        }
+        row.queued = false;
+        let ended = row.end_receiving(attempt);
+        if let Some(outcome) = self.end_run(key, ended) {
+            self.done.push_back(Completion { key, outcome });
+        }
+        None
+    }
+
+    #[inline]
+    pub(super) fn prefetch(&self, key: Key) {
+        if let Some(row) = self.rows.get(key.index() as usize) {
+            prefetch(row);
+        }
+    }
+
+    #[inline]
+    pub(super) fn upcoming(&self) -> Option<Key> {
+        self.run.front().copied()
     }
 
     #[inline]
@@ -417,7 +449,6 @@ impl Epoll {
 
     /// Gives a slot of the run queue one go. What comes of its receive is the answer; all else, which is
     /// rare, stands in `done`.
-    #[inline(always)]
     fn run_slot(&mut self, key: Key) -> Option<Outcome> {
         let row = self.rows.get_mut(key.index() as usize)?;
         if row.generation != Some(key.generation()) {
@@ -429,11 +460,16 @@ impl Epoll {
             row.run_send(key, &mut self.done, &mut self.datagrams, &mut self.stats);
         }
         let received = match row.receive {
-            Receive::Stream { once } if row.ready.readable => row.receive_stream(once, &mut self.arena),
+            Receive::Stream { .. } if row.ready.readable => row.receive_stream(&mut self.arena),
             Receive::None | Receive::Stream { .. } => Run::Blocked,
             _ => self.run_rare_receive(key),
         };
-        match received {
+        self.end_run(key, received)
+    }
+
+    /// Puts a slot that had its go where it belongs.
+    fn end_run(&mut self, key: Key, run: Run) -> Option<Outcome> {
+        match run {
             Run::Done(outcome) => {
                 self.enqueue(key);
                 Some(outcome)
@@ -628,25 +664,41 @@ impl Row {
         done.push_back(Completion { key, outcome });
     }
 
+    fn receive_stream(&mut self, arena: &mut Arena) -> Run {
+        match readiness::receive(self.fd(), arena) {
+            Some(Attempt::Done(Ok(Received { bytes: count @ 1.., drained }))) => {
+                self.go_on_receiving(drained);
+                Run::Done(Outcome::Received(Ok(arena.lend(count))))
+            }
+            attempt => self.end_receiving(attempt),
+        }
+    }
+
+    /// After a receive from a stream that brought bytes: whether another can be tried.
     #[inline(always)]
-    fn receive_stream(&mut self, once: bool, arena: &mut Arena) -> Run {
-        let result = match readiness::receive(self.fd(), arena) {
-            None => return Run::NoRoom,
+    fn go_on_receiving(&mut self, drained: bool) -> bool {
+        self.ready.readable &= !drained || self.ready.read_closed;
+        if let Receive::Stream { once: true } = self.receive {
+            self.receive = Receive::None;
+            return false;
+        }
+        self.ready.readable
+    }
+
+    /// What a receive from a stream that brought no byte came to.
+    #[cold]
+    fn end_receiving(&mut self, attempt: Option<Attempt<Received<usize>>>) -> Run {
+        match attempt {
+            None => Run::NoRoom,
             Some(Attempt::WouldBlock) => {
                 self.ready.readable = false;
-                return Run::Blocked;
+                Run::Blocked
             }
-            Some(Attempt::Done(result)) => result,
-        };
-        let Ok(received) = result else {
-            self.receive = Receive::None;
-            return Run::Done(Outcome::Received(result.map(|received| received.bytes)));
-        };
-        self.ready.readable &= !received.drained || self.ready.read_closed;
-        if once || received.bytes.is_empty() {
-            self.receive = Receive::None;
+            Some(Attempt::Done(result)) => {
+                self.receive = Receive::None;
+                Run::Done(Outcome::Received(result.map(|_| Lease::default())))
+            }
         }
-        Run::Done(Outcome::Received(Ok(received.bytes)))
     }
 
     /// The result, unless nothing was there to receive.

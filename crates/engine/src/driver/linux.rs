@@ -7,6 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use rustix::buffer::Buffer;
+use rustix::io::Errno;
+use rustix::net::{self, RecvFlags, SendFlags};
+
 use crate::buffer::FileRange;
 use crate::clock::Timestamp;
 use crate::limits::SEND_BYTES_PER_TURN;
@@ -29,29 +33,32 @@ pub(super) fn now() -> Timestamp {
 
 /// Receives without blocking, recv(2).
 ///
-/// By the bare call, and so is [`send`]: in libc these are points where a thread can be cancelled, which costs
-/// four locked instructions a message.
-///
-/// # Safety
-///
-/// `buffer` is writable for `len` bytes.
+/// By the bare system call, and so is [`send`]: in libc these are points where a thread can be cancelled, which
+/// costs four locked instructions a message, and each return to a caller after the kernel's work is mispredicted.
 #[inline(always)]
-pub(super) unsafe fn recv(fd: BorrowedFd<'_>, buffer: *mut u8, len: usize) -> io::Result<usize> {
-    let (flags, no_address) = (libc::MSG_DONTWAIT, std::ptr::null_mut::<u8>());
-    let call = libc::SYS_recvfrom;
-    // SAFETY: the caller guarantees the buffer; null pointers ask for no address.
-    unsafe { syscall!(syscall(call, fd.as_raw_fd(), buffer, len, flags, no_address, no_address)) }
-        .map(|count| count as usize)
+pub(super) fn recv<T>(fd: BorrowedFd<'_>, buffer: &mut [T]) -> io::Result<usize>
+where
+    for<'a> &'a mut [T]: Buffer<u8>,
+{
+    loop {
+        match net::recv(fd, &mut *buffer, RecvFlags::DONTWAIT) {
+            Ok((_, count)) => return Ok(count),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Sends without blocking and without a signal, send(2).
 #[inline(always)]
 pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    let (flags, no_address) = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, std::ptr::null::<u8>());
-    let (call, start, len) = (libc::SYS_sendto, bytes.as_ptr(), bytes.len());
-    // SAFETY: `bytes` is readable; a null pointer gives no address.
-    unsafe { syscall!(syscall(call, fd.as_raw_fd(), start, len, flags, no_address, 0)) }
-        .map(|count| count as usize)
+    loop {
+        match net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(count) => return Ok(count),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Accepts one connection, non-blocking and closed on exec, accept4(2).

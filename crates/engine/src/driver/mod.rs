@@ -175,6 +175,27 @@ impl Driver {
         }
     }
 
+    /// Whose completion [`next_frequent`](Self::next_frequent) will probably bring next; for those who would
+    /// fetch what they keep of it into the cache in time.
+    #[inline]
+    pub fn upcoming(&self) -> Option<Key> {
+        match self {
+            Self::Uring(driver) => driver.upcoming(),
+            Self::Epoll(driver) => driver.upcoming(),
+            Self::Sim(_) => None,
+        }
+    }
+
+    /// Starts to fetch what the next operation on a slot needs into the cache.
+    #[inline]
+    pub fn prefetch(&self, key: Key) {
+        match self {
+            Self::Uring(driver) => driver.prefetch(key),
+            Self::Epoll(driver) => driver.prefetch(key),
+            Self::Sim(_) => {}
+        }
+    }
+
     /// The next completion, whichever it is, or `None` when the turn has no more.
     ///
     /// When spare receive memory is gone, received bytes come as private copies, so that whoever keeps

@@ -10,7 +10,7 @@ use bytes::{BufMut, BytesMut};
 use socket2::{Domain, SockRef, Type};
 
 use super::linux;
-use crate::buffer::{Arena, FileRange, Lease, OutQueue};
+use crate::buffer::{Arena, FileRange, OutQueue};
 use crate::limits::{CHUNKS_PER_SEND, RECEIVE_SIZE, RECEIVE_SIZE_MIN, SEND_BYTES_PER_TURN};
 use crate::op::OutDatagram;
 use crate::socket::Address;
@@ -26,22 +26,37 @@ pub(super) enum Attempt<T> {
 }
 
 impl<T> From<io::Result<T>> for Attempt<T> {
+    #[inline(always)]
     fn from(result: io::Result<T>) -> Self {
         match result {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Self::WouldBlock,
-            result => Self::Done(result),
+            Ok(value) => Self::Done(Ok(value)),
+            Err(error) => Self::failed(error),
         }
     }
 }
 
+impl<T> Attempt<T> {
+    #[cold]
+    fn failed(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::WouldBlock { Self::WouldBlock } else { Self::Done(Err(error)) }
+    }
+}
+
 /// Calls again while a signal interrupts.
+#[inline(always)]
 pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
+            Ok(value) => return Ok(value),
+            Err(error) if was_interrupted(&error) => {}
+            Err(error) => return Err(error),
         }
     }
+}
+
+#[cold]
+fn was_interrupted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted
 }
 
 /// Received bytes and whether the socket may have more at once.
@@ -52,27 +67,22 @@ pub(super) struct Received<T> {
     pub(super) drained: bool,
 }
 
-/// Receives once into what is free of the arena; `None` if that is too little.
+/// Receives once into what is free of the arena, from which the bytes are then to be
+/// [lent](Arena::lend); `None` if that is too little.
 #[inline(always)]
-pub(super) fn receive(fd: BorrowedFd<'_>, arena: &mut Arena) -> Option<Attempt<Received<Lease>>> {
+pub(super) fn receive(fd: BorrowedFd<'_>, arena: &mut Arena) -> Option<Attempt<Received<usize>>> {
     let room = arena.offer(RECEIVE_SIZE_MIN)?;
     let offered = room.len().min(RECEIVE_SIZE);
-    let pointer = room.as_mut_ptr();
-    // SAFETY: `room` has at least `offered` writable bytes.
-    let received = uninterrupted(|| unsafe { linux::recv(fd, pointer, offered) });
-    Some(Attempt::from(received.map(|count| {
-        let bytes = if count == 0 { Lease::default() } else { arena.lend(count) };
-        Received { bytes, drained: count < offered }
-    })))
+    let received = linux::recv(fd, &mut room[..offered]);
+    Some(Attempt::from(received.map(|count| Received { bytes: count, drained: count < offered })))
 }
 
 /// Receives once into the spare capacity of a buffer.
 #[inline]
 pub(super) fn receive_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> Attempt<Received<usize>> {
     let spare = buffer.spare_capacity_mut();
-    let (pointer, offered) = (spare.as_mut_ptr().cast(), spare.len());
-    // SAFETY: the spare capacity has `offered` writable bytes.
-    let received = uninterrupted(|| unsafe { linux::recv(fd, pointer, offered) });
+    let offered = spare.len();
+    let received = linux::recv(fd, spare);
     Attempt::from(received.map(|count| {
         // SAFETY: the kernel has written that many bytes behind the buffer's end.
         unsafe { buffer.advance_mut(count) };
@@ -112,18 +122,24 @@ pub(super) fn send_queue(fd: BorrowedFd<'_>, queue: &mut OutQueue) -> Attempt<()
 /// Sends the front of the queue with one system call.
 #[inline(always)]
 fn send_some(fd: BorrowedFd<'_>, queue: &OutQueue) -> Attempt<u64> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    let sent = if let Some(bytes) = queue.single_slice() {
-        uninterrupted(|| linux::send(fd, bytes)).map(|count| count as u64)
-    } else if let Some(range) = queue.front_file() {
+    match queue.single_slice() {
+        Some(bytes) => Attempt::from(linux::send(fd, bytes).map(|count| count as u64)),
+        None => send_pieces(fd, queue),
+    }
+}
+
+/// The same for a front of several pieces, or of a file.
+#[inline(never)]
+fn send_pieces(fd: BorrowedFd<'_>, queue: &OutQueue) -> Attempt<u64> {
+    if let Some(range) = queue.front_file() {
         return send_file(fd, &range);
-    } else {
-        let mut slices = [IoSlice::new(&[]); CHUNKS_PER_SEND];
-        let count = queue.io_slices(&mut slices);
-        let socket = SockRef::from(&fd);
-        uninterrupted(|| socket.send_vectored_with_flags(&slices[..count], flags)).map(|count| count as u64)
-    };
-    Attempt::from(sent)
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let mut slices = [IoSlice::new(&[]); CHUNKS_PER_SEND];
+    let count = queue.io_slices(&mut slices);
+    let socket = SockRef::from(&fd);
+    let sent = uninterrupted(|| socket.send_vectored_with_flags(&slices[..count], flags));
+    Attempt::from(sent.map(|count| count as u64))
 }
 
 /// Sends the front of a file range. sendfile(2) takes no flags, so the socket itself becomes non-blocking.

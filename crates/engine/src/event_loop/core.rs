@@ -119,16 +119,21 @@ impl Core {
             return Some(Progress::Sent(conn, count));
         }
         while self.events.is_empty() && self.completions.is_empty() && self.budget.completions > 0 {
-            match self.driver.next_frequent()? {
+            let frequent = self.driver.next_frequent()?;
+            self.budget.completions -= 1;
+            if let Some(next) = self.driver.upcoming() {
+                self.slots.prefetch(next);
+            }
+            match frequent {
                 Frequent::Sent(key, queue) => {
-                    self.budget.completions -= 1;
-                    self.on_sent(key, queue, Ok(()));
+                    if let Some(count) = self.on_all_sent(key, queue) {
+                        return Some(Progress::Sent(ConnId::new(self.loop_number, key), count));
+                    }
                     if let Some((conn, count)) = self.sent.pop_front() {
                         return Some(Progress::Sent(conn, count));
                     }
                 }
                 Frequent::Received(key, bytes) => {
-                    self.budget.completions -= 1;
                     let conn = ConnId::new(self.loop_number, key);
                     match self.slots.get_mut(key) {
                         Some(slot) if slot.phase == Phase::Open => {
@@ -141,6 +146,13 @@ impl Core {
             }
         }
         None
+    }
+
+    /// Whose bytes [`next_progress`](Self::next_progress) will probably bring next: a front end that keeps much
+    /// can [fetch](Table::prefetch) it into the cache in time.
+    #[inline]
+    pub fn upcoming(&self) -> Option<Key> {
+        self.driver.upcoming()
     }
 
     /// Bytes for nobody: the connection is closing.

@@ -14,6 +14,7 @@ use super::slot::Phase;
 use crate::buffer::{Chunk, Fill, OutQueue};
 use crate::limits;
 use crate::op::{Direction, is_cancelled};
+use crate::prefetch::prefetch;
 use crate::token::{ConnId, Key};
 
 impl Core {
@@ -165,22 +166,43 @@ impl Core {
         }
         slot.queued = slot.queued.saturating_add(len);
         let spare_queues = &mut self.spare_queues;
-        Ok((slot.out.get_or_insert_with(|| spare_queues.pop().unwrap_or_default()), slot.queued))
+        let queue = slot.out.get_or_insert_with(|| {
+            let queue = spare_queues.pop().unwrap_or_default();
+            if let Some(next) = spare_queues.last() {
+                prefetch(&**next);
+            }
+            queue
+        });
+        Ok((queue, slot.queued))
     }
 
     /// Starts one send for each connection that was written to.
     pub(super) fn flush_dirty(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
-        for key in dirty.drain(..) {
+        for (index, &key) in dirty.iter().enumerate() {
+            self.prefetch_output(&dirty[index + 1..]);
             self.send_queued(key);
         }
+        dirty.clear();
         // Nothing above writes, but a send that ended at once may have made its slot dirty again.
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
     }
 
-    /// Starts one send for a connection that was written to.
-    #[inline]
+    /// Starts to fetch what the next sends need: the kernel's work for each of them displaces much.
+    #[inline(always)]
+    fn prefetch_output(&self, waiting: &[Key]) {
+        if let Some(&key) = waiting.get(1) {
+            self.slots.prefetch(key);
+            self.driver.prefetch(key);
+        }
+        if let Some(queue) = waiting.first().and_then(|&key| self.slots.get(key)?.out.as_deref()) {
+            prefetch(queue);
+        }
+    }
+
+    /// Gives what was written to the driver; most sends end at once.
+    #[inline(always)]
     fn send_queued(&mut self, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.dirty = false;
@@ -194,19 +216,44 @@ impl Core {
             return self.after_output(key);
         }
         slot.sending = true;
-        if let Some(queue) = self.driver.send(key, queue) {
-            self.on_sent(key, queue, Ok(()));
+        let Some(queue) = self.driver.send(key, queue) else { return };
+        if let Some(count) = self.on_all_sent(key, queue) {
+            self.sent.push_back((ConnId::new(self.loop_number, key), count));
+        }
+    }
+
+    /// Keeps a queue that was sent, or is not to be, for the next use.
+    #[inline(always)]
+    fn keep(&mut self, mut queue: Box<OutQueue>) {
+        queue.clear();
+        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
+            self.spare_queues.push(queue);
+        }
+    }
+
+    /// A send ended well. Answers how much it sent if the front end is to hear of it, unless that stands in `sent`.
+    #[inline]
+    pub(super) fn on_all_sent(&mut self, key: Key, queue: Box<OutQueue>) -> Option<u64> {
+        match self.slots.get_mut(key) {
+            Some(slot) if slot.phase == Phase::Open && slot.out.is_none() && !slot.output_ended => {
+                slot.sending = false;
+                slot.queued = 0;
+                let report = slot.reports_sends.then(|| queue.sent());
+                self.keep(queue);
+                report
+            }
+            _ => {
+                self.on_sent(key, queue, Ok(()));
+                None
+            }
         }
     }
 
     /// The queue of a send comes back.
     #[inline]
-    pub(super) fn on_sent(&mut self, key: Key, mut queue: Box<OutQueue>, result: io::Result<()>) {
+    pub(super) fn on_sent(&mut self, key: Key, queue: Box<OutQueue>, result: io::Result<()>) {
         let sent = queue.sent();
-        queue.clear();
-        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
-            self.spare_queues.push(queue);
-        }
+        self.keep(queue);
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.sending = false;
         slot.queued = slot.queued.saturating_sub(sent);

@@ -10,10 +10,11 @@ use kolk_engine::driver::Socket;
 use kolk_engine::op::{Direction, Interest, Op, Outcome, is_cancelled};
 use kolk_engine::socket::{self, ListenOptions};
 
-use crate::support::{Bare, Counter, Rig, STUCK, World, brief, fresh_address, queue};
+use crate::support::{Bare, Counter, Rig, STUCK, World, brief, fresh_address, pattern, queue};
 
 contract!(everywhere:
     a_cancelled_receive_completes_once,
+    a_large_stream_loses_no_byte_however_often_its_receive_is_cancelled,
     a_cancelled_receive_into_a_buffer_completes_once,
     a_cancelled_send_completes_once,
     a_cancelled_accept_completes_once,
@@ -65,6 +66,48 @@ fn a_cancelled_receive_completes_once(world: World) {
         bare.exactly(0, key, is_received);
         bare.close(key);
     }
+}
+
+/// Much at a time is received another way than little; the cancel comes at every stage of the change.
+fn a_large_stream_loses_no_byte_however_often_its_receive_is_cancelled(world: World) {
+    let mut bare = Bare::new(world);
+    let (key, mut peer) = bare.pair();
+    let sent = pattern(1 << 20);
+    let (mut offset, mut received, mut cancels) = (0, Vec::new(), 0);
+    let give_up = Instant::now() + Duration::from_secs(20);
+    for moment in 0.. {
+        assert!(Instant::now() < give_up, "{} of {} bytes came", received.len(), sent.len());
+        // Large and small portions, in turn.
+        let portion = if moment % 3 == 2 { 53 } else { 48 * 1024 };
+        let rest = &sent[offset..sent.len().min(offset + portion)];
+        offset += if rest.is_empty() { 0 } else { peer.write(rest).unwrap_or(0) };
+        bare.submit(key, Op::Receive);
+        (0..moment % 5).for_each(|_| bare.turn());
+        bare.driver.cancel(key, Direction::Receive);
+        let mut finals = 0;
+        while finals == 0 {
+            assert!(Instant::now() < give_up, "a cancelled receive has not ended");
+            bare.turn();
+            for outcome in bare.log.drain(..).map(|done| done.outcome) {
+                assert_eq!(finals, 0, "after its final completion: {outcome:?}");
+                match outcome {
+                    Outcome::Received(Ok(lease)) => {
+                        assert!(!lease.is_empty(), "the stream has not ended");
+                        received.extend_from_slice(&lease);
+                    }
+                    Outcome::Received(Err(error)) if is_cancelled(&error) => finals += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        cancels += finals;
+        if received.len() == sent.len() {
+            break;
+        }
+    }
+    assert!(received == sent, "the bytes differ");
+    assert!(cancels > 20, "only {cancels} cancels");
+    bare.close(key);
 }
 
 fn a_cancelled_receive_into_a_buffer_completes_once(world: World) {

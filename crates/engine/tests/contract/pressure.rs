@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
+use kolk_engine::Close;
 use kolk_engine::buffer::{Chunk, FileRange};
 use kolk_engine::driver::DriverConfig;
 use kolk_engine::limits;
+use kolk_engine::op::is_cancelled;
 use kolk_engine::token::ConnId;
 
 use crate::support::{Peer, Rig, World, pattern, temporary_file};
@@ -20,7 +22,12 @@ contract!(everywhere:
     a_tiny_completion_queue_loses_nothing,
 );
 
-contract!(real_kernels: a_large_file_leaves_turns_for_others);
+contract!(real_kernels:
+    a_large_file_leaves_turns_for_others,
+    a_stream_in_full_flow_takes_its_share_of_a_turn,
+    a_stream_in_full_flow_is_cancelled_at_any_turn_and_loses_nothing,
+    a_stream_in_full_flow_is_closed_at_any_turn,
+);
 
 fn few_buffers() -> DriverConfig {
     DriverConfig {
@@ -180,4 +187,76 @@ fn a_large_file_leaves_turns_for_others(world: World) {
     assert_eq!(reader.join().expect("it only reads"), SIZE);
     let turns = rig.event_loop.stats().turns - begin;
     assert!(turns >= SIZE / limits::SEND_BYTES_PER_TURN, "all in {turns} turns");
+}
+
+/// A peer that writes as much as there is room for before each turn, and what it has written.
+struct Flow {
+    peer: Peer,
+    written: Vec<u8>,
+}
+
+impl Flow {
+    fn swell(&mut self) {
+        let bytes = pattern(1 << 20);
+        let count = self.peer.write_available(&bytes[self.written.len() % 251..]);
+        self.written.extend_from_slice(&bytes[self.written.len() % 251..][..count]);
+    }
+}
+
+fn flow(rig: &mut Rig) -> (ConnId, Flow) {
+    let (conn, peer) = receiving(rig, 1).remove(0);
+    (conn, Flow { peer, written: Vec::new() })
+}
+
+fn a_stream_in_full_flow_takes_its_share_of_a_turn(world: World) {
+    const TURNS: usize = 200;
+    let mut rig = Rig::new(world);
+    let (conn, mut flow) = flow(&mut rig);
+    let mut greedy = 0;
+    for _ in 0..TURNS {
+        let before = rig.record(conn).bytes.len();
+        flow.swell();
+        rig.turn();
+        greedy += usize::from(rig.record(conn).bytes.len() - before > limits::RECEIVE_SIZE);
+    }
+    // Only until it is known for what it is.
+    assert!(greedy <= TURNS / 20, "more than its share in {greedy} of {TURNS} turns");
+    assert!(rig.record(conn).bytes.len() > TURNS * limits::RECEIVE_SIZE / 2, "it is received all the same");
+    rig.expect_bytes(conn, &flow.written);
+}
+
+fn a_stream_in_full_flow_is_cancelled_at_any_turn_and_loses_nothing(world: World) {
+    let mut rig = Rig::new(world);
+    for turns in 0..12 {
+        let (conn, mut flow) = flow(&mut rig);
+        for _ in 0..turns {
+            flow.swell();
+            rig.turn();
+        }
+        flow.swell();
+        rig.event_loop.cancel_receive(conn).expect("an open name");
+        let (mut received, end) = rig.receive_end(conn);
+        assert!(end.is_err_and(|error| is_cancelled(&error)));
+        rig.event_loop.receive(conn).expect("none is in flight");
+        flow.swell();
+        flow.peer.shutdown_write();
+        let (rest, end) = rig.receive_end(conn);
+        end.expect("the end of the stream");
+        received.extend_from_slice(&rest);
+        assert!(received == flow.written, "{} of {} bytes", received.len(), flow.written.len());
+    }
+}
+
+fn a_stream_in_full_flow_is_closed_at_any_turn(world: World) {
+    let mut rig = Rig::new(world);
+    for turns in 0..12 {
+        let (conn, mut flow) = flow(&mut rig);
+        for _ in 0..turns {
+            flow.swell();
+            rig.turn();
+        }
+        flow.swell();
+        rig.event_loop.close(conn, Close::Discard);
+        rig.closed(conn);
+    }
 }

@@ -86,8 +86,6 @@ impl fmt::Debug for OperationId {
 pub struct Completion<C = ()> {
     /// What it was.
     pub operation: Operation,
-    /// Its name, as it was returned when it was submitted.
-    pub id: OperationId,
     /// The connection. That of a timer or an interval names nothing but itself; that of a relay is its first.
     pub conn: ConnId,
     /// What the program gave with it.
@@ -98,6 +96,8 @@ pub struct Completion<C = ()> {
     pub count: u64,
     /// The buffer.
     pub buffer: Buffer,
+    /// Of its [`OperationId`].
+    pub(super) number: u64,
     pub(super) detail: Detail,
 }
 
@@ -108,14 +108,26 @@ pub(super) enum Detail {
     None,
     Accepted(ConnId),
     Ready(Interest),
-    Datagram {
-        from: Address,
-        truncated: bool,
-    },
-    Relayed([u64; 2]),
+    Datagram(Address),
+    /// Of a datagram whose end is lost.
+    Truncated(Box<Address>),
+    /// The name of the relay, and what it copied from its first connection to its second.
+    Relayed(ConnId, u64),
 }
 
+/// Completions are moved a few times, and beyond this size no longer in line.
+const _: () = assert!(size_of::<Completion<u64>>() <= 128);
+
 impl<C> Completion<C> {
+    /// The name of the operation, as it was returned when it was submitted.
+    pub fn id(&self) -> OperationId {
+        let conn = match self.detail {
+            Detail::Relayed(name, _) => name,
+            _ => self.conn,
+        };
+        OperationId { conn, number: self.number }
+    }
+
     /// The new connection of an `Accept`.
     pub fn accepted(&self) -> Option<ConnId> {
         match self.detail {
@@ -135,20 +147,21 @@ impl<C> Completion<C> {
     /// Who sent the datagram of a `RecvFrom`.
     pub fn peer(&self) -> Option<&Address> {
         match &self.detail {
-            Detail::Datagram { from, .. } => Some(from),
+            Detail::Datagram(from) => Some(from),
+            Detail::Truncated(from) => Some(from),
             _ => None,
         }
     }
 
     /// Whether a datagram was longer than the loop's buffer, so that its end is lost.
     pub fn is_truncated(&self) -> bool {
-        matches!(self.detail, Detail::Datagram { truncated: true, .. })
+        matches!(self.detail, Detail::Truncated(_))
     }
 
     /// Bytes that a `Relay` copied: from its first connection to its second, and back.
     pub fn relayed(&self) -> Option<(u64, u64)> {
         match self.detail {
-            Detail::Relayed([there, back]) => Some((there, back)),
+            Detail::Relayed(_, there) => Some((there, self.count - there)),
             _ => None,
         }
     }

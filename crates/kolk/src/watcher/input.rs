@@ -156,7 +156,11 @@ impl<C> Watcher<C> {
                 conn.receiving = conn.receiving.saturating_sub(1);
                 self.stats.bytes_received += datagram.bytes.len() as u64;
                 let count = datagram.bytes.len();
-                let detail = Detail::Datagram { from: datagram.from, truncated: datagram.truncated };
+                let detail = if datagram.truncated {
+                    Detail::Truncated(Box::new(datagram.from))
+                } else {
+                    Detail::Datagram(datagram.from)
+                };
                 if let Some(pending) = self.take_input(key) {
                     self.finish(id, pending, Ok(count), count as u64, Buffer::Lease(datagram.bytes), detail);
                 }

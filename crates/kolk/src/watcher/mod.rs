@@ -105,7 +105,7 @@
 //! Nothing is read that was not asked for: with no read submitted the receive buffer of the kernel fills, and
 //! the peer's window closes. The program reads on when it has room. In the other direction a write completes
 //! when the kernel has all of it, so a program that keeps one write pending for each connection never queues
-//! more than that. [`relay`](Watcher::relay) does both between two connections.
+//! more than that; [`is_writing`](Watcher::is_writing) tells whether one is. [`relay`](Watcher::relay) does both between two connections.
 //!
 //! # What it costs
 //!

@@ -15,7 +15,7 @@ use kolk_engine::{Config, Event, EventLoop, Progress};
 
 use super::buffer::Buffer;
 use super::builder::Builder;
-use super::completion::{Completion, Completions, Detail, OperationId};
+use super::completion::{Completion, Completions, Detail};
 use super::conn::{Conn, Due};
 use super::input::buffer_of;
 use super::pending::{Owner, Pending, Shelves, Slab, Stop};
@@ -138,7 +138,11 @@ impl<C> Watcher<C> {
         let deadline = if self.ready.is_empty() { deadline } else { Some(self.event_loop.now()) };
         self.event_loop.turn(deadline).map_err(cannot_go_on)?;
         while self.ready.len() < room {
-            match self.event_loop.next_progress() {
+            let progress = self.event_loop.next_progress();
+            if let Some(next) = self.event_loop.upcoming() {
+                self.conns.prefetch(next);
+            }
+            match progress {
                 Some(Progress::Received(conn, bytes)) => self.on_received(conn, Ok(bytes)),
                 Some(Progress::Sent(conn, count)) => self.on_sent(conn, count, Ok(())),
                 None => match self.event_loop.next_event() {
@@ -200,15 +204,15 @@ impl<C> Watcher<C> {
         self.shelves.put(pending.task);
         match pending.owner {
             Owner::Program(context) => {
-                let id = OperationId { conn, number: pending.number };
+                let number = pending.number;
                 self.ready.push_back(Completion {
                     operation,
-                    id,
                     conn,
                     context,
                     result,
                     count,
                     buffer,
+                    number,
                     detail,
                 });
             }
@@ -265,6 +269,16 @@ impl<C> Watcher<C> {
     /// Sockets that are open: connections, listeners and watched descriptors.
     pub fn conn_count(&self) -> usize {
         self.conns.len()
+    }
+
+    /// Whether a read of the connection is pending.
+    pub fn is_reading(&self, conn: ConnId) -> bool {
+        self.open_conn(conn).is_some_and(|conn| !conn.input.is_empty())
+    }
+
+    /// Whether a write of the connection is pending: its peer has not taken all that was written.
+    pub fn is_writing(&self, conn: ConnId) -> bool {
+        self.open_conn(conn).is_some_and(|conn| !conn.output.is_empty())
     }
 
     /// Whether a name is that of a connection which is open and was not freed.

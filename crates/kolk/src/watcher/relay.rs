@@ -9,7 +9,7 @@ use kolk_engine::token::{ConnId, Key};
 
 use super::Watcher;
 use super::buffer::Buffer;
-use super::completion::{Completion, Detail, Operation, OperationId};
+use super::completion::{Completion, Detail, Operation};
 use super::conn::{Conn, Due};
 use super::pending::{Outgoing, Owner, Pending, Stop, Task};
 use super::request::Ends;
@@ -172,13 +172,13 @@ impl<C> Watcher<C> {
         let count: u64 = relay.counts.iter().sum();
         self.ready.push_back(Completion {
             operation: Operation::Relay,
-            id: OperationId { conn: name, number: relay.number },
             conn: relay.ends[0],
             context: relay.context,
             result: relay.error.map_or(Ok(count as usize), Err),
             count,
             buffer: Buffer::Empty,
-            detail: Detail::Relayed(relay.counts),
+            number: relay.number,
+            detail: Detail::Relayed(name, relay.counts[0]),
         });
     }
 }

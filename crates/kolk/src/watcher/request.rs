@@ -321,7 +321,10 @@ impl<C> Request<C> {
     /// The completion of a request that never began.
     pub(super) fn refused(self, error: Error) -> Option<Completion<C>> {
         let (operation, name) = (self.operation()?, self.conn?);
-        let conn = if let Verb::Relay(ends) = &self.verb { ends.from } else { name };
+        let (conn, detail) = match &self.verb {
+            Verb::Relay(ends) => (ends.from, Detail::Relayed(name, 0)),
+            _ => (name, Detail::None),
+        };
         let buffer = match self.verb {
             Verb::Read(buffer) | Verb::ReadExact(buffer) => Buffer::Owned(buffer),
             Verb::Write(buffer) | Verb::SendTo(buffer, _) => buffer,
@@ -329,13 +332,13 @@ impl<C> Request<C> {
         };
         Some(Completion {
             operation,
-            id: OperationId { conn: name, number: self.number },
             conn,
             context: self.context?,
             result: Err(error),
             count: 0,
             buffer,
-            detail: Detail::None,
+            number: self.number,
+            detail,
         })
     }
 }

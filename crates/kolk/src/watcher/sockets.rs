@@ -12,7 +12,7 @@ use kolk_engine::token::{ConnId, Key};
 use super::Watcher;
 use super::adopt::{Detached, IntoSocket, Kind, identify, identify_all};
 use super::buffer::Buffer;
-use super::completion::{Completion, Detail, OperationId};
+use super::completion::{Completion, Detail};
 use super::conn::{Conn, Due};
 use super::pending::{Owner, Stop, Task};
 use super::request::{Again, Request, Watched};
@@ -175,9 +175,18 @@ impl<C> Watcher<C> {
         let (Task::Accept(again) | Task::Watch(again)) = &pending.task else { return };
         let Owner::Program(context) = &pending.owner else { return };
         let (context, operation) = (again(context), pending.task.operation());
-        let id = OperationId { conn, number: pending.number };
+        let number = pending.number;
         let buffer = Buffer::Empty;
-        self.ready.push_back(Completion { operation, id, conn, context, result, count: 0, buffer, detail });
+        self.ready.push_back(Completion {
+            operation,
+            conn,
+            context,
+            result,
+            count: 0,
+            buffer,
+            number,
+            detail,
+        });
     }
 
     // ---- connect --------------------------------------------------------------------------------

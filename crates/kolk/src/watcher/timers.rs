@@ -8,7 +8,7 @@ use kolk_engine::token::Key;
 
 use super::Watcher;
 use super::buffer::Buffer;
-use super::completion::{Completion, Detail, Operation, OperationId};
+use super::completion::{Completion, Detail, Operation};
 use super::conn::Due;
 use super::request::Again;
 use super::submit::Begin;
@@ -56,12 +56,12 @@ impl<C> Watcher<C> {
         let conn = self.conn_id(key);
         self.ready.push_back(Completion {
             operation: Operation::Interval,
-            id: OperationId { conn, number },
             conn,
             context,
             result: Ok(beats),
             count: 0,
             buffer: Buffer::Empty,
+            number,
             detail: Detail::None,
         });
     }
@@ -80,12 +80,12 @@ impl<C> Watcher<C> {
         let operation = if alarm.beat.is_some() { Operation::Interval } else { Operation::Timer };
         self.ready.push_back(Completion {
             operation,
-            id: OperationId { conn, number: alarm.number },
             conn,
             context: alarm.context,
             result,
             count: 0,
             buffer: Buffer::Empty,
+            number: alarm.number,
             detail: Detail::None,
         });
     }

@@ -36,14 +36,14 @@ fn p11_a_completion_gives_everything_back(driver: DriverKind) {
     let mut done: Vec<_> = (0..3).map(|_| rig.next()).collect();
     done.sort_by(|a, b| a.context.0.cmp(&b.context.0));
     let [first, second, third] = <[_; 3]>::try_from(done).unwrap();
-    assert_eq!((first.operation, first.id, first.conn), (Operation::Read, read, conn), "{driver}");
+    assert_eq!((first.operation, first.id(), first.conn), (Operation::Read, read, conn), "{driver}");
     assert_eq!((first.result.unwrap(), &*first.buffer), (1, &b"!"[..]), "{driver}");
     assert_eq!(
-        (second.operation, second.id, second.conn),
+        (second.operation, second.id(), second.conn),
         (Operation::Timer, timer, timer.conn()),
         "{driver}"
     );
-    assert_eq!((third.operation, third.id, third.conn), (Operation::Write, write, conn), "{driver}");
+    assert_eq!((third.operation, third.id(), third.conn), (Operation::Write, write, conn), "{driver}");
     assert_eq!((third.result.unwrap(), &*third.buffer), (5, &b"bytes"[..]), "{driver}");
 }
 
@@ -73,7 +73,7 @@ fn p15_free_cancels_reads_first_and_each_once(driver: DriverKind) {
         }
     }
     let last = rig.next_of(Operation::Closed);
-    assert_eq!((last.id, last.context, last.result.unwrap()), (freed, 20, 0), "{driver}");
+    assert_eq!((last.id(), last.context, last.result.unwrap()), (freed, 20, 0), "{driver}");
     rig.nothing_more();
     assert_eq!((rig.watcher.conn_count(), rig.watcher.stats().timers), (0, 0), "{driver}");
     drop(peer);
@@ -126,7 +126,7 @@ fn p16_a_cancel_of_a_read_ends_it_once(driver: DriverKind) {
         rig.watcher.cancel(id);
         submitter.cancel(id).unwrap();
         let done = rig.next();
-        assert_eq!((done.id, done.context), (id, round), "{driver}");
+        assert_eq!((done.id(), done.context), (id, round), "{driver}");
         let brought = done.count;
         match done.result {
             Ok(count) => assert!(raced && count == 1, "{driver}: round {round}"),

@@ -17,6 +17,7 @@ everywhere!(
     p07_reads_complete_in_the_order_submitted,
     p07_ten_thousand_reads_and_writes_keep_their_order,
     p18_the_end_of_the_stream_is_zero_and_our_direction_goes_on,
+    p26_a_program_sees_whether_its_peer_takes_what_it_wrote,
     p26_nothing_is_read_that_was_not_asked_for,
 );
 
@@ -239,6 +240,26 @@ fn p18_the_end_of_the_stream_is_zero_and_our_direction_goes_on(driver: DriverKin
     let done = rig.next_of(Operation::Write);
     assert!(done.result.unwrap_err().is_connection_lost(), "{driver}");
     assert_eq!(&*done.buffer, b"too late", "{driver}: the buffer comes back");
+}
+
+fn p26_a_program_sees_whether_its_peer_takes_what_it_wrote(driver: DriverKind) {
+    let mut rig = Rig::new(driver);
+    let (conn, mut peer) = rig.pair();
+    assert!(!rig.watcher.is_reading(conn) && !rig.watcher.is_writing(conn), "{driver}");
+    rig.watcher.read_pooled(conn, 0).unwrap();
+    rig.watcher.write(conn, 0, vec![7; 16 << 20]).unwrap();
+    for _ in 0..20 {
+        rig.pump();
+    }
+    assert!(rig.watcher.is_reading(conn) && rig.watcher.is_writing(conn), "{driver}: nobody reads");
+    let mut taken = 0;
+    rig.until("a written message", |rig| {
+        taken += crate::support::read_some(&mut peer, &mut vec![0; 1 << 20]).unwrap();
+        !rig.watcher.is_writing(conn)
+    });
+    assert!(taken > 0 && rig.watcher.is_reading(conn), "{driver}");
+    rig.watcher.free(conn);
+    assert!(!rig.watcher.is_reading(conn), "{driver}: a freed connection");
 }
 
 fn p26_nothing_is_read_that_was_not_asked_for(driver: DriverKind) {

@@ -41,7 +41,7 @@ fn p24_a_relay_copies_both_ways_and_passes_the_half_close_on(driver: DriverKind)
     assert_eq!(rig.peer_reads(&mut left, 21), b"the other way goes on", "{driver}");
     right.shutdown_write();
     let done = rig.next_of(Operation::Relay);
-    assert_eq!((done.id, done.conn, done.context), (id, a, 1), "{driver}");
+    assert_eq!((done.id(), done.conn, done.context), (id, a, 1), "{driver}");
     assert_eq!(done.relayed(), Some((300_000, 200_022)), "{driver}");
     assert_eq!(done.result.unwrap(), 500_022, "{driver}");
     assert_eq!(rig.peer_reads_to_end(&mut left), b"", "{driver}");

@@ -117,7 +117,7 @@ fn p22_a_listener_delivers_connections_and_a_connect_its_own(driver: DriverKind)
     }
     let id = rig.submit(Request::free(listener, 7));
     let last = rig.until_of(Operation::Closed);
-    assert_eq!((last.id, last.context), (id, 7), "{driver}");
+    assert_eq!((last.id(), last.context), (id, 7), "{driver}");
 }
 
 fn p22_a_connect_that_fails_is_freed(driver: DriverKind) {
@@ -141,7 +141,7 @@ fn p22_a_connect_that_fails_is_freed(driver: DriverKind) {
     let deadline = Duration::from_millis(50);
     let late = rig.submit(Request::connect(address, 3).timeout(deadline));
     let done = rig.next_of(Operation::Connect);
-    assert_eq!((done.id, done.context), (late, 3), "{driver}");
+    assert_eq!((done.id(), done.context), (late, 3), "{driver}");
     assert!(done.result.unwrap_err().is_timed_out(), "{driver}");
     assert!(!rig.watcher.is_open(late.conn()), "{driver}");
     rig.until("its end", |rig| rig.watcher.conn_count() == 0);

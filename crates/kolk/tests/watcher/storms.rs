@@ -123,7 +123,7 @@ impl Storm {
 
     fn take(&mut self, done: Completion<u32>) {
         let id = self.pending.remove(&done.context).expect("each ends once");
-        assert_eq!((done.id, done.conn), (id, id.conn()));
+        assert_eq!((done.id(), done.conn), (id, id.conn()));
         let stream =
             self.streams.iter_mut().find(|stream| stream.conn == done.conn).expect("a stream of ours");
         let direction = usize::from(done.operation == Operation::Write);

@@ -139,7 +139,7 @@ fn p20_timers_come_in_the_same_stream_and_can_be_cancelled(driver: DriverKind) {
     assert_eq!(done.context, 3, "{driver}");
     assert!(done.result.unwrap_err().is_cancelled(), "{driver}");
     let done = rig.next_of(Operation::Timer);
-    assert_eq!((done.context, done.id, done.result.unwrap()), (2, id, 0), "{driver}");
+    assert_eq!((done.context, done.id(), done.result.unwrap()), (2, id, 0), "{driver}");
     assert!(rig.net.is_some() || begin.elapsed() >= soon, "{driver}: never early");
     assert_eq!(rig.next_of(Operation::Timer).context, 1, "{driver}");
     assert!(rig.net.is_some() || begin.elapsed() >= late, "{driver}: never early");
@@ -156,7 +156,7 @@ fn p20_an_interval_beats_until_it_is_cancelled(driver: DriverKind) {
     let mut beats = 0;
     while beats < 10 {
         let done = rig.next_of(Operation::Interval);
-        assert_eq!((done.id, done.context), (id, 1), "{driver}");
+        assert_eq!((done.id(), done.context), (id, 1), "{driver}");
         beats += done.result.unwrap();
     }
     assert!(rig.net.is_some() || begin.elapsed() >= 50 * MILLISECOND, "{driver}: never early");

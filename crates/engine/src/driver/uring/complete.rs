@@ -68,6 +68,8 @@ impl Uring {
                 let index = cqueue::buffer_select(entry.flags())?;
                 if !cqueue::more(entry.flags()) {
                     self.end_single_receive(key, entry.flags())?;
+                } else {
+                    self.leave_ring_if_large(key, count as usize, cqueue::sock_nonempty(entry.flags()));
                 }
                 Some(Frequent::Received(key, self.memory.receive_buffers.lend(index, count as usize)))
             }
@@ -100,6 +102,25 @@ impl Uring {
         Some(())
     }
 
+    /// A multishot receive has brought `count` bytes and goes on. One that fills a whole buffer and leaves something
+    /// would fill one after the other, for as long as there are any.
+    #[inline(always)]
+    fn leave_ring_if_large(&mut self, key: Key, count: usize, nonempty: bool) {
+        if nonempty && count == self.memory.receive_buffers.block_size() {
+            self.leave_ring(key);
+        }
+    }
+
+    /// Ends the multishot receive of a stream that brings much at a time: it goes on by ordinary calls, one in a
+    /// turn, so that the others have their share of the turn, and of the ring.
+    #[cold]
+    fn leave_ring(&mut self, key: Key) {
+        if let Receive::Stream { flight: flight @ Flight::InKernel, .. } = &mut self.row(key).receive {
+            *flight = Flight::Leaving;
+            self.cancel_in_kernel(key, TokenKind::Receive);
+        }
+    }
+
     /// What a completion of the kernel comes to: nothing, an outcome, or several, of which all but the first
     /// stand in `done`.
     #[inline]
@@ -127,7 +148,7 @@ impl Uring {
             TokenKind::Accept => self.complete_accept(key, answer),
             TokenKind::Connect => self.complete_connect(key, answer),
             TokenKind::Watch => self.complete_watch(key, answer),
-            TokenKind::Datagram => self.complete_datagram(key, answer),
+            TokenKind::Poll => self.complete_poll(key, answer),
             TokenKind::Wake => {
                 if !answer.more && !self.ending {
                     self.watch_wake();
@@ -152,7 +173,7 @@ impl Uring {
     #[inline]
     fn complete_receive(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
         match self.row(key).receive {
-            Receive::Stream { once, flight } => self.complete_stream(key, once, flight, answer),
+            Receive::Stream { once, flight, .. } => self.complete_stream(key, once, flight, answer),
             Receive::Into(place, flight) => self.complete_receive_into(key, place, flight, answer),
             Receive::None | Receive::Datagrams { .. } => {
                 unreachable!("{key:?}: a receive completed that was not in flight")
@@ -190,6 +211,7 @@ impl Uring {
     fn complete_stream(&mut self, key: Key, once: bool, flight: Flight, answer: Answer) -> Option<Outcome> {
         let received = self.take_buffer(answer).map(|bytes| Outcome::Received(Ok(bytes)));
         if answer.more {
+            self.leave_ring_if_large(key, answer.result as usize, answer.nonempty);
             return received;
         }
         self.stream_stopped(key, once, flight, answer, received)
@@ -219,11 +241,12 @@ impl Uring {
         self.row(key).drained = !answer.nonempty;
         let starved = answer.error() == Some(libc::ENOBUFS);
         self.ring.stats.buffers_exhausted += u64::from(starved);
-        let goes_on = received.is_some() || starved || answer.is_passing();
+        let left = flight == Flight::Leaving && answer.error() == Some(libc::ECANCELED);
+        let goes_on = received.is_some() || starved || left || answer.is_passing();
         if goes_on && flight != Flight::Ending && !(once && received.is_some()) {
             let filled = answer.result as usize == self.memory.receive_buffers.block_size();
-            if starved || filled {
-                self.row(key).receive = Receive::Stream { once, flight: Flight::InLine };
+            if starved || left || filled {
+                self.row(key).receive = Receive::stream(once, Flight::InLine);
                 self.stand_in_line(key);
                 self.line_share += 1;
             } else {
@@ -351,21 +374,25 @@ impl Uring {
         Some(first)
     }
 
-    /// Datagrams are there, or the poll has ended.
-    fn complete_datagram(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
+    /// Something is there to be read by ordinary calls, or the poll has ended.
+    fn complete_poll(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
         self.in_kernel -= 1;
-        let Receive::Datagrams { left, flight } = self.row(key).receive else {
-            unreachable!("{key:?}: a datagram poll completed that was not in flight")
+        let receive = &mut self.row(key).receive;
+        let (Receive::Stream { flight, .. } | Receive::Datagrams { flight, .. }) = receive else {
+            unreachable!("{key:?}: a poll completed that was not in flight")
         };
-        let Some(error) = answer.end(flight == Flight::Ending) else {
-            self.row(key).receive = Receive::Datagrams { left, flight: Flight::InLine };
+        let Some(error) = answer.end(*flight == Flight::Ending) else {
+            *flight = Flight::InLine;
             self.stand_in_line(key);
             self.line_share += 1;
             return None;
         };
-        self.row(key).receive = Receive::None;
+        let receive = std::mem::take(receive);
         self.operation_ended(key);
-        Some(Outcome::Datagram(Err(error)))
+        Some(match receive {
+            Receive::Datagrams { .. } => Outcome::Datagram(Err(error)),
+            _ => Outcome::Received(Err(error)),
+        })
     }
 }
 
@@ -378,54 +405,78 @@ impl Uring {
         }
     }
 
-    /// Lets the first of the line receive; what it brings stands in `done`.
-    pub(super) fn serve_line(&mut self) {
-        let Some(key) = self.line.pop_front() else { return };
+    /// Lets the first of the line receive. Bytes of a stream are the answer; all else stands in `done`.
+    pub(super) fn serve_line(&mut self) -> Option<(Key, Lease)> {
+        self.line_share -= 1;
+        let key = self.line.pop_front()?;
         // A stale key is of a slot that was closed while it waited.
-        let Some(row) = self.row_mut(key) else { return };
+        let row = self.row_mut(key)?;
         row.in_line = false;
-        let has_room = match row.receive {
-            Receive::Stream { once, flight: Flight::InLine } => self.continue_stream(key, once),
-            Receive::Datagrams { left, flight: Flight::InLine } => {
-                self.continue_datagrams(key, left);
-                true
+        match row.receive {
+            Receive::Stream { once, flight: Flight::InLine, large } => {
+                return self.continue_stream(key, once, large).map(|bytes| (key, bytes));
             }
-            _ => true,
-        };
-        if !has_room {
-            // Whoever could not be served is the first of the next turn.
-            self.row(key).in_line = true;
-            self.line.push_front(key);
-            self.line_share = 0;
+            Receive::Datagrams { left, flight: Flight::InLine } => self.continue_datagrams(key, left),
+            _ => {}
         }
+        None
     }
 
-    /// Receives once. Answers `false` when the arena has no room for it.
-    fn continue_stream(&mut self, key: Key, once: bool) -> bool {
-        let Memory { rows, arena, .. } = &mut *self.memory;
+    /// There was no room to receive into: whoever could not be served is the first of the next turn.
+    #[cold]
+    fn stay_first(&mut self, key: Key) {
+        self.row(key).in_line = true;
+        self.line.push_front(key);
+        self.line_share = 0;
+    }
+
+    /// Receives once.
+    fn continue_stream(&mut self, key: Key, once: bool, was_large: bool) -> Option<Lease> {
+        let Memory { rows, arena, receive_buffers, .. } = &mut *self.memory;
         let row = &mut rows[key.index() as usize];
-        let result = match readiness::receive(row.fd(), arena) {
-            None => return false,
+        let (count, drained) = match readiness::receive(row.fd(), arena) {
+            Some(Attempt::Done(Ok(received))) => (received.bytes, received.drained),
             Some(Attempt::WouldBlock) => {
-                row.receive = Receive::Stream { once, flight: Flight::InKernel };
-                self.arm_receive(key);
-                return true;
+                self.poll_stream(key, once, was_large);
+                return None;
             }
-            Some(Attempt::Done(result)) => result,
+            Some(Attempt::Done(Err(error))) => return self.end_stream(key, Err(error)),
+            None => {
+                self.stay_first(key);
+                return None;
+            }
         };
-        let ended = !result.as_ref().is_ok_and(|received| !received.bytes.is_empty());
-        let drained = result.as_ref().is_ok_and(|received| received.drained);
-        let outcome = Outcome::Received(result.map(|received| received.bytes));
-        self.done.push_back(Completion { key, outcome });
-        if ended || once {
-            row.receive = Receive::None;
-        } else if drained {
-            row.receive = Receive::Stream { once, flight: Flight::InKernel };
-            self.arm_receive(key);
-        } else {
-            self.stand_in_line(key);
+        if count == 0 {
+            return self.end_stream(key, Ok(Lease::default()));
         }
-        true
+        let is_large = count > receive_buffers.block_size();
+        let bytes = arena.lend(count);
+        if once {
+            row.receive = Receive::None;
+        } else if !drained {
+            row.receive = Receive::Stream { once, flight: Flight::InLine, large: is_large };
+            self.stand_in_line(key);
+        } else if is_large || was_large {
+            self.poll_stream(key, once, is_large);
+        } else {
+            row.receive = Receive::stream(once, Flight::InKernel);
+            self.arm_receive(key);
+        }
+        Some(bytes)
+    }
+
+    /// A receive by an ordinary call met the end of the stream, or failed.
+    #[cold]
+    fn end_stream(&mut self, key: Key, last: io::Result<Lease>) -> Option<Lease> {
+        self.row(key).receive = Receive::None;
+        self.done.push_back(Completion { key, outcome: Outcome::Received(last) });
+        None
+    }
+
+    /// What will come is expected to be more than a buffer of the ring: it shall not be cut into such.
+    fn poll_stream(&mut self, key: Key, once: bool, large: bool) {
+        self.row(key).receive = Receive::Stream { once, flight: Flight::Polled, large };
+        self.arm_poll(key, TokenKind::Poll, libc::POLLIN, false);
     }
 
     /// Takes the datagrams of one socket, up to its share of the turn.
@@ -459,7 +510,7 @@ impl Uring {
             row.receive = Receive::None;
         } else if drained {
             row.receive = Receive::Datagrams { left, flight: Flight::InKernel };
-            self.arm_poll(key, TokenKind::Datagram, libc::POLLIN, false);
+            self.arm_poll(key, TokenKind::Poll, libc::POLLIN, false);
         } else {
             row.receive = Receive::Datagrams { left, flight: Flight::InLine };
             self.stand_in_line(key);

@@ -34,6 +34,7 @@ use crate::buffer::{Arena, DatagramQueue, OutQueue};
 use crate::clock::Timestamp;
 use crate::limits::{COMPLETIONS_PER_TURN, SEND_BYTES_PER_TURN, TEARDOWN_TURNS, TEARDOWN_WAIT};
 use crate::op::{Completion, Direction, Frequent, Interest, Op, Outcome, Submitted, cancelled};
+use crate::prefetch::prefetch;
 use crate::socket;
 use crate::token::{Key, Token, TokenKind};
 
@@ -158,17 +159,17 @@ impl Uring {
         let Some(row) = self.row_mut(key) else { unreachable!("{key:?}: operations need an attached slot") };
         match op {
             Op::Receive => {
-                row.start_receiving(Receive::Stream { once: false, flight: Flight::InKernel });
+                row.start_receiving(Receive::stream(false, Flight::InKernel));
                 self.arm_receive(key);
             }
             Op::ReceiveOnce => {
-                row.start_receiving(Receive::Stream { once: true, flight: Flight::InKernel });
+                row.start_receiving(Receive::stream(true, Flight::InKernel));
                 self.arm_receive(key);
             }
             Op::ReceiveInto(buffer) => self.start_receive_into(key, buffer),
             Op::ReceiveFrom(left) => {
                 row.start_receiving(Receive::Datagrams { left, flight: Flight::InKernel });
-                self.arm_poll(key, TokenKind::Datagram, libc::POLLIN, false);
+                self.arm_poll(key, TokenKind::Poll, libc::POLLIN, false);
             }
             Op::SendTo(datagram) => match readiness::send_datagram(row.fd(), &datagram) {
                 Attempt::Done(result) => return Submitted::Done(Outcome::SentTo(datagram, result)),
@@ -244,9 +245,30 @@ impl Uring {
         if !self.done.is_empty() {
             return None;
         }
-        let frequent = self.frequent(self.ring.peek_entry()?)?;
+        let Some(entry) = self.ring.peek_entry() else {
+            if self.line_share == 0 {
+                return None;
+            }
+            return self.serve_line().map(|(key, bytes)| Frequent::Received(key, bytes));
+        };
+        let frequent = self.frequent(entry)?;
         self.ring.skip_entry();
+        if let Some(next) = self.upcoming() {
+            self.prefetch(next);
+        }
         Some(frequent)
+    }
+
+    #[inline]
+    pub(super) fn prefetch(&self, key: Key) {
+        if let Some(row) = self.memory.rows.get(key.index() as usize) {
+            prefetch(row);
+        }
+    }
+
+    #[inline]
+    pub(super) fn upcoming(&self) -> Option<Key> {
+        Token::from_u64(self.ring.upcoming()?).map(Token::key)
     }
 
     #[inline]
@@ -260,8 +282,9 @@ impl Uring {
                     return Some(completion);
                 }
             } else if self.line_share > 0 {
-                self.line_share -= 1;
-                self.serve_line();
+                if let Some((key, bytes)) = self.serve_line() {
+                    return Some(Completion { key, outcome: Outcome::Received(Ok(bytes)) });
+                }
             } else {
                 return None;
             }
@@ -439,12 +462,14 @@ impl Uring {
     fn cancel_receive(&mut self, key: Key) {
         let (kind, flight) = match &mut self.row(key).receive {
             Receive::None => return,
+            Receive::Stream { flight: flight @ Flight::Polled, .. } => (TokenKind::Poll, flight),
             Receive::Stream { flight, .. } | Receive::Into(_, flight) => (TokenKind::Receive, flight),
-            Receive::Datagrams { flight, .. } => (TokenKind::Datagram, flight),
+            Receive::Datagrams { flight, .. } => (TokenKind::Poll, flight),
         };
         match flight {
             Flight::Ending => {}
-            Flight::InKernel => {
+            Flight::Leaving => *flight = Flight::Ending,
+            Flight::InKernel | Flight::Polled => {
                 *flight = Flight::Ending;
                 self.cancel_in_kernel(key, kind);
             }

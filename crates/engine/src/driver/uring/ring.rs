@@ -205,6 +205,12 @@ impl Ring {
         Some(unsafe { self.batch[self.taken].assume_init_ref() }.clone())
     }
 
+    /// The user data of the next completion of the batch.
+    #[inline]
+    pub(super) fn upcoming(&self) -> Option<u64> {
+        self.peek_entry().map(|entry| entry.user_data())
+    }
+
     /// Takes out of the batch what [`peek_entry`](Self::peek_entry) showed.
     #[inline]
     pub(super) fn skip_entry(&mut self) {

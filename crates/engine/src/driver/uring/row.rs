@@ -40,10 +40,13 @@ pub(super) enum Receive {
     /// multishot receive there trusts a count of queued bytes that does not include the end of the
     /// stream, and waits for ever when that came together with the last bytes.
     ///
-    /// What finds the ring empty, or fills a whole buffer with a single shot, goes on by ordinary calls that
-    /// take many times as much, until the socket is drained: a large stream then needs few operations, and
-    /// nobody waits for a buffer.
-    Stream { once: bool, flight: Flight },
+    /// What finds the ring empty, or fills a whole buffer and leaves something, goes on by ordinary calls that
+    /// take many times as much, until the socket is drained. If they brought more than a buffer, what comes next
+    /// is waited for by a poll and received the same way. A large stream then needs few operations, and nobody
+    /// waits for a buffer.
+    ///
+    /// `large`: the last of those calls but one brought more than a buffer.
+    Stream { once: bool, flight: Flight, large: bool },
     /// Into the buffer at this place of the shelf.
     Into(Place, Flight),
     /// So many datagrams: the kernel tells when some are there, and they are taken by ordinary calls, many
@@ -51,10 +54,21 @@ pub(super) enum Receive {
     Datagrams { left: u32, flight: Flight },
 }
 
+impl Receive {
+    /// From a stream of which it is not known that much comes at a time.
+    pub(super) fn stream(once: bool, flight: Flight) -> Self {
+        Self::Stream { once, flight, large: false }
+    }
+}
+
 /// Where a receive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flight {
     InKernel,
+    /// A multishot receive was told to end, and goes on in the line after its final completion.
+    Leaving,
+    /// The kernel only tells when something can be received.
+    Polled,
     /// It was told to end, and its final completion is to come.
     Ending,
     /// The kernel has nothing of it: its slot stands in the line of those that go on by ordinary calls.

@@ -159,7 +159,11 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             self.note_time();
             self.broadcast.begin_turn();
             loop {
-                match self.event_loop.next_progress() {
+                let progress = self.event_loop.next_progress();
+                if let Some(next) = self.event_loop.upcoming() {
+                    self.sessions.prefetch(next);
+                }
+                match progress {
                     Some(Progress::Received(conn, bytes)) => self.on_bytes(conn, bytes),
                     Some(Progress::Sent(conn, count)) => self.on_sent(conn, count),
                     None => match self.event_loop.next_event() {
