@@ -16,7 +16,9 @@ impl Core {
         let timer = self.timers.insert(deadline, TimerTask::CloseTimeout(key));
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.phase = Phase::Flushing;
-        slot.timer = Some(timer);
+        if let Some(own) = slot.timer.replace(timer) {
+            self.timers.cancel(own);
+        }
         self.discard_input(key);
         self.after_output(key);
     }
@@ -84,7 +86,9 @@ impl Core {
 
     /// The slot is gone; its number may be used again under the next generation.
     pub(super) fn forget(&mut self, key: Key) {
-        self.slots.remove(key);
+        if let Some(timer) = self.slots.remove(key).and_then(|slot| slot.timer) {
+            self.timers.cancel(timer);
+        }
         self.numbers.release(key);
     }
 }

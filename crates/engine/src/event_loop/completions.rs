@@ -105,7 +105,7 @@ impl Core {
         result: io::Result<Socket>,
     ) -> Option<Event<M>> {
         let slot = self.slots.get_mut(listener.key())?;
-        slot.accepting &= result.is_ok();
+        slot.connecting &= result.is_ok();
         match result {
             Ok(socket) => {
                 slot.count = 0;

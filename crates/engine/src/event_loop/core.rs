@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::slot::{Phase, Slot, TimerTask};
+use super::slot::{Phase, Role, Slot, TimerTask};
 use super::{Config, Event, LoopStats, Progress};
 use crate::buffer::{Lease, OutQueue};
 use crate::clock::Timestamp;
@@ -247,6 +247,35 @@ impl Core {
     pub fn set_timer(&mut self, deadline: Timestamp, payload: u64) -> TimerId {
         self.timer_operations += 1;
         self.timers.insert(deadline, TimerTask::Program(payload))
+    }
+
+    /// Sets or moves the one timer that a connection has in its slot, and that ends when its close begins. As
+    /// [`set_timer`](Self::set_timer) otherwise; one that is moved keeps its payload.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name, `InvalidInput` for a listener, which needs its timer itself.
+    pub fn set_conn_timer(&mut self, conn: ConnId, deadline: Timestamp, payload: u64) -> io::Result<()> {
+        let slot = self.open_slot(conn)?;
+        if slot.role == Role::Listener {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let known = slot.timer;
+        self.timer_operations += 1;
+        if known.is_none_or(|timer| !self.timers.reschedule(timer, deadline)) {
+            let timer = self.timers.insert(deadline, TimerTask::Program(payload));
+            self.open_slot(conn)?.timer = Some(timer);
+        }
+        Ok(())
+    }
+
+    /// Cancels the timer that a connection has in its slot; `false` if there is none, or it has fired.
+    pub fn cancel_conn_timer(&mut self, conn: ConnId) -> bool {
+        let Ok(slot) = self.open_slot(conn) else { return false };
+        match slot.timer.take() {
+            Some(timer) => self.cancel_timer(timer),
+            None => false,
+        }
     }
 
     /// Moves a timer; `false` if it fired or was cancelled before.

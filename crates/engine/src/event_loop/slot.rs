@@ -15,10 +15,8 @@ pub(super) struct Slot {
     pub(super) dirty: bool,
     /// The peer's end of stream, or a failure of the receiving direction, has been seen.
     pub(super) input_ended: bool,
-    /// A connect is in flight: writes and the receive wait for it.
+    /// A connect is in flight, for which writes and the receive wait; of a listener, an accept.
     pub(super) connecting: bool,
-    /// An accept is in flight.
-    pub(super) accepting: bool,
     /// `shutdown_write` was asked for: nothing more may be written.
     pub(super) output_ended: bool,
     /// The front end hears of each send that ends.
@@ -34,7 +32,7 @@ pub(super) struct Slot {
     pub(super) out: Option<Box<OutQueue>>,
     /// What the socket is used for.
     pub(super) role: Role,
-    /// While closing or backing off: the timer that ends it.
+    /// While closing or backing off: the timer that ends it. While open: the connection's own.
     pub(super) timer: Option<TimerId>,
     /// While draining: bytes discarded. While accepting: consecutive failures.
     pub(super) count: u32,

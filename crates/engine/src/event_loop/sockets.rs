@@ -128,8 +128,8 @@ impl Core {
     /// Accepts, unless it does or is to wait.
     pub(super) fn start_accepting(&mut self, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
-        if slot.phase == Phase::Open && slot.timer.is_none() && !slot.accepting {
-            slot.accepting = true;
+        if slot.phase == Phase::Open && slot.timer.is_none() && !slot.connecting {
+            slot.connecting = true;
             self.start(key, Op::Accept);
         }
     }

@@ -1,5 +1,6 @@
 //! The three ways to close a socket, and what becomes of what is under way.
 
+use std::io::ErrorKind::InvalidInput;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -10,6 +11,7 @@ use kolk_engine::token::ConnId;
 use crate::support::{Counter, Rig, STUCK, World, assert_errno, assert_kind, pattern};
 
 contract!(everywhere:
+    the_timer_of_a_connection_ends_with_it,
     a_closed_socket_gives_its_memory_back,
     a_flushing_close_delivers_everything,
     a_flushing_close_survives_a_peer_that_still_sends,
@@ -191,4 +193,30 @@ fn assert_closes_by_timeout(rig: &mut Rig, conn: ConnId) {
     let limit = limits::CLOSE_TIMEOUT;
     assert!(took >= limit && took < limit + Duration::from_millis(100), "{took:?}");
     assert_eq!(rig.event_loop.stats().timers, 0);
+}
+
+fn the_timer_of_a_connection_ends_with_it(world: World) {
+    let mut rig = Rig::new(world);
+    let (conn, peer) = rig.pair();
+    let (now, later) = (rig.event_loop.now(), rig.event_loop.now() + Duration::from_secs(1000));
+    rig.event_loop.set_conn_timer(conn, later, 1).expect("an open name");
+    rig.event_loop.set_conn_timer(conn, now, 2).expect("it is moved, with its first payload");
+    rig.until("the timer", |rig| !rig.fired.is_empty());
+    assert_eq!((rig.fired.pop().map(|(_, payload, _)| payload), rig.event_loop.stats().timers), (Some(1), 0));
+    assert!(!rig.event_loop.cancel_conn_timer(conn), "it has fired");
+    for how in [Close::Flush, Close::Discard] {
+        let (conn, peer) = rig.pair();
+        rig.event_loop.set_conn_timer(conn, later, 3).expect("an open name");
+        assert_eq!(rig.event_loop.stats().timers, 1);
+        rig.event_loop.close(conn, how);
+        drop(peer);
+        rig.until("Closed", |rig| rig.record(conn).is_closed);
+        assert_eq!(rig.event_loop.stats().timers, 0);
+    }
+    rig.event_loop.set_conn_timer(conn, later, 4).expect("an open name");
+    rig.event_loop.detach(conn).expect("nothing is in flight");
+    assert_eq!((rig.event_loop.stats().timers, rig.fired.len()), (0, 0));
+    drop(peer);
+    let (listener, _) = rig.listen();
+    assert_kind(rig.event_loop.set_conn_timer(listener, later, 5), InvalidInput);
 }

@@ -32,8 +32,6 @@ pub(super) struct ConnState {
     /// When something last arrived and when something last left, in milliseconds of the loop's clock.
     pub(super) last_input: u32,
     pub(super) last_output: u32,
-    /// Looks whether the connection is idle.
-    pub(super) idle_timer: Option<TimerId>,
     pub(super) extra: Option<Box<Extra>>,
 }
 

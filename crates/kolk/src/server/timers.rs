@@ -145,17 +145,8 @@ impl Conn<'_> {
     pub fn set_idle_timeout(&mut self, timeout: Option<Duration>) {
         let both = timeout.map_or(IdleTimeouts::NEVER, millis);
         self.state.extra().idle = Some(IdleTimeouts { both, ..IdleTimeouts::NONE });
-        if let Some(timer) = self.state.idle_timer.take() {
-            self.event_loop.cancel_timer(timer);
-        }
+        self.event_loop.cancel_conn_timer(self.id);
         self.watch_idle();
-    }
-
-    /// As [`watch_idle`](Self::watch_idle), unless it is watched already.
-    pub(super) fn start_idle_timeout(&mut self) {
-        if self.state.idle_timer.is_none() {
-            self.watch_idle();
-        }
     }
 
     /// Sets the timer that looks whether the connection is idle, if it may become so.
@@ -163,7 +154,8 @@ impl Conn<'_> {
         let Some(left) = self.state.idle_left(&self.home.settings.idle, self.home.now) else { return };
         if left != u32::MAX && self.state.gate.is_live() {
             let due = self.event_loop.now() + Duration::from_millis(u64::from(left));
-            self.state.idle_timer = Some(self.event_loop.set_timer(due, Due::Idle(self.id.key()).pack()));
+            // A name that is stale is not idle.
+            let _ = self.event_loop.set_conn_timer(self.id, due, Due::Idle(self.id.key()).pack());
         }
     }
 

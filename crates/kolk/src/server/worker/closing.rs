@@ -70,9 +70,6 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// Takes back what the connection had of the loop.
     fn let_go(&mut self, id: ConnId, state: &mut ConnState) {
         state.gate.set(Gate::CLOSING, true);
-        if let Some(timer) = state.idle_timer.take() {
-            self.event_loop.cancel_timer(timer);
-        }
         let Some(extra) = &mut state.extra else { return };
         for (timer, _) in extra.timers.drain(..) {
             self.event_loop.cancel_timer(timer);

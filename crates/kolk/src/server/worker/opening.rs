@@ -50,7 +50,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         let session = self.call_on_open(id, &mut state);
         self.sessions.insert(id.key(), Entry { session, input: LinkedBuffer::default(), state });
         self.after_callback(id, Action::Continue);
-        self.ask(id, |conn| conn.start_idle_timeout());
+        self.ask(id, |conn| conn.watch_idle());
         self.update_reading(id);
     }
 

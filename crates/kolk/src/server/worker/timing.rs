@@ -38,7 +38,6 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// The time-out was set when the connection was last looked at; it may have been busy since.
     fn look_whether_idle(&mut self, id: ConnId) {
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
-        entry.state.idle_timer = None;
         if entry.state.idle_left(&self.home.settings.idle, self.home.now).is_none() {
             return self.close(id, CloseReason::Idle, Close::Flush);
         }
