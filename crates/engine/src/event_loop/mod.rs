@@ -72,7 +72,7 @@ impl Default for Config {
 pub enum Event<M> {
     /// A message of another thread.
     Message(M),
-    /// A timer set with [`EventLoop::set_timer`] is due; its payload comes back.
+    /// A timer set with [`Core::set_timer`] is due; its payload comes back.
     Timer(TimerId, u64),
     /// A listener has a new connection. Whoever attaches it, on this loop or another, owns it.
     Accepted(ConnId, Socket),
@@ -81,7 +81,7 @@ pub enum Event<M> {
     /// A connect ended. After an error the socket is of no more use, and what was queued is lost.
     Connected(ConnId, io::Result<()>),
     /// Bytes arrived; an empty lease is the end of the stream. It and an error are the last, and so is what
-    /// [`EventLoop::receive_once`] brought.
+    /// [`Core::receive_once`] brought.
     Received(ConnId, io::Result<Lease>),
     /// A receive into an owned buffer ended with this many bytes appended; 0 is the end of the stream.
     ReceivedInto(ConnId, BytesMut, io::Result<usize>),
@@ -89,7 +89,7 @@ pub enum Event<M> {
     Datagram(ConnId, io::Result<InDatagram>),
     /// Sending failed: what was queued is lost, and the connection is of no more use for writing.
     SendFailed(ConnId, io::Error),
-    /// A send ended for whose connection [`EventLoop::report_sends`] was called: so many of its bytes went to
+    /// A send ended for whose connection [`Core::report_sends`] was called: so many of its bytes went to
     /// the kernel. After an error what was queued is discarded; after a cancel the output stays usable.
     Sent(ConnId, u64, io::Result<()>),
     /// A datagram was sent, or not.
@@ -102,7 +102,7 @@ pub enum Event<M> {
     Closed(ConnId),
 }
 
-/// The two events that every message brings; see [`EventLoop::next_progress`].
+/// The two events that every message brings; see [`Core::next_progress`].
 #[derive(Debug)]
 pub enum Progress {
     /// [`Event::Received`] with bytes.
@@ -111,7 +111,7 @@ pub enum Progress {
     Sent(ConnId, u64),
 }
 
-/// How [`EventLoop::close`] treats what is still under way.
+/// How [`Core::close`] treats what is still under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
     /// Send what is queued, end our direction, read and discard until the peer's end of stream, then
