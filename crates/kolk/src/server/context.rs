@@ -14,6 +14,7 @@ use super::command::Audience;
 use super::connect::Connect;
 use super::datagrams::DatagramState;
 use super::groups::{Group, Groups};
+use super::notices::Notices;
 use super::offload::Office;
 use super::stats::Stats;
 use super::timers::Tasks;
@@ -74,6 +75,8 @@ pub(super) enum Later {
     Broadcast(Audience, Bytes),
     Connect(Key, Box<Connect>),
     ShutdownWrite(Key),
+    /// The connection has gone: those who wait for its writes hear of it.
+    Fail(Notices),
     /// Stop the whole server.
     Shutdown,
 }

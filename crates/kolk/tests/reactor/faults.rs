@@ -9,6 +9,7 @@ use crate::support::{Calls, World, everywhere, names, on_real_kernels, pattern, 
 
 everywhere!(
     r23_a_panic_in_any_callback_ends_its_connection_only,
+    r23_a_panic_in_a_callback_of_the_loop_is_counted,
     l03_a_slot_that_comes_again_gets_none_of_the_old_bytes,
     l04_one_byte_at_a_time_and_resets_touch_nobody_else,
 );
@@ -102,6 +103,54 @@ fn r23_a_panic_in_any_callback_ends_its_connection_only(world: &World) {
         drop(other);
         server.wait().expect("it stops in order");
     }
+}
+
+fn r23_a_panic_in_a_callback_of_the_loop_is_counted(world: &World) {
+    let (tell, told) = telling();
+    let error = world
+        .server()
+        .start({
+            let tell = tell.clone();
+            move |_| {
+                let mut calls = Calls::<()>::new(&tell);
+                calls.start = Box::new(|_| panic!("this test's handler panics"));
+                calls
+            }
+        })
+        .expect_err("its only loop does not begin");
+    assert!(error.to_string().contains("panicked"), "{error}");
+
+    let server = start(world.server(), move || {
+        let mut calls = Calls::<()>::new(&tell);
+        let mut beats = 0;
+        calls.tick = Box::new(move |_| {
+            beats += 1;
+            assert!(beats < 2, "this test's handler panics");
+            Some(Duration::from_millis(1))
+        });
+        calls.data = Box::new(|(), conn, input| match &*input.take() {
+            b"d" => Action::Detach,
+            _ => {
+                conn.write_then("x", |_| panic!("this test's notice panics"));
+                Action::Continue
+            }
+        });
+        calls.detach = Box::new(|_| panic!("this test's handler panics"));
+        calls.stop = Box::new(|_| panic!("this test's handler panics"));
+        calls
+    });
+    until("the tick has panicked", || server.stats().panics == 1);
+    let mut peer = world.connect(&server);
+    peer.send("d");
+    peer.expect_close();
+    assert_eq!(told.next_of("close"), "close: the handler panicked");
+    let mut peer = world.connect(&server);
+    peer.send("n");
+    assert_eq!(told.next_of("close"), "close: the handler panicked");
+    peer.expect_close();
+    until("all are counted", || server.stats().panics == 3 && server.stats().connections == 0);
+    server.stop();
+    server.wait().expect("it stops in order");
 }
 
 /// In a process of its own, which ends.

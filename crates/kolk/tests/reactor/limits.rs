@@ -9,6 +9,7 @@ everywhere!(r22_more_connections_than_the_most_are_refused_and_counted);
 on_real_kernels!(
     r22_connections_that_come_too_fast_wait,
     r28_a_flood_of_many_small_messages_leaves_the_others_their_turn,
+    an_idle_server_does_not_spin,
 );
 
 fn r22_more_connections_than_the_most_are_refused_and_counted(world: &World) {
@@ -78,4 +79,22 @@ fn r28_a_flood_of_many_small_messages_leaves_the_others_their_turn(world: &World
         }
         flood.shutdown(std::net::Shutdown::Both).expect("an open socket");
     });
+}
+
+/// A bug of others: a loop that polls while nothing happens.
+fn an_idle_server_does_not_spin(world: &World) {
+    let (tell, told) = telling();
+    let server =
+        start(world.server().idle_timeout(Duration::from_secs(100)), move || Calls::<()>::new(&tell));
+    let mut peers: Vec<_> = (0..50).map(|_| world.connect(&server)).collect();
+    for peer in &mut peers {
+        peer.send("x");
+        peer.expect("x");
+        told.next_of("data");
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    let before = server.stats().turns;
+    std::thread::sleep(Duration::from_millis(500));
+    // The wheel may look once or twice whether a time-out is near.
+    assert!(server.stats().turns - before <= 3, "{} turns of an idle loop", server.stats().turns - before);
 }

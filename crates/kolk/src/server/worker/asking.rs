@@ -4,7 +4,7 @@ use kolk_engine::Close;
 use kolk_engine::buffer::Chunk;
 use kolk_engine::token::{ConnId, Key};
 
-use super::Worker;
+use super::{Running, Worker};
 use crate::server::Conn;
 use crate::server::command::{Command, Task};
 use crate::server::context::Later;
@@ -59,6 +59,11 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             Later::Broadcast(audience, bytes) => self.broadcast(audience, bytes),
             Later::Connect(key, connect) => self.on_connect(key, *connect),
             Later::ShutdownWrite(key) => self.ask(self.conn_id(key), |conn| conn.shutdown_write()),
+            Later::Fail(mut notices) => {
+                self.running = Running::Loop;
+                notices.fail();
+                self.running = Running::Nothing;
+            }
             Later::Shutdown => self.handle.stop(),
         }
     }

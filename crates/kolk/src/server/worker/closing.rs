@@ -77,18 +77,18 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         for group in extra.groups.drain(..) {
             self.home.groups.leave(&group, id.key());
         }
-        self.running = Running::Loop;
-        extra.notices.fail();
-        self.running = Running::Nothing;
+        if !extra.notices.is_empty() {
+            self.home.later.push_back(Later::Fail(std::mem::take(&mut extra.notices)));
+        }
     }
 
     /// A callback panicked: its connection closes, and the loop goes on.
     pub(super) fn on_panic(&mut self, running: Running) {
-        self.home.stats.panics += 1;
         self.home.attention = false;
         let conn = match running {
-            Running::Conn(id) | Running::Opening(id) => Some(id),
-            Running::Loop | Running::Nothing => None,
+            Running::Nothing => return,
+            Running::Conn(id) | Running::Opening(id) | Running::Leaving(id) => Some(id),
+            Running::Loop => None,
         };
         log::callback_panicked(self.event_loop.loop_number(), conn);
         match running {
@@ -99,8 +99,15 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
                 self.home.groups.forget(id.key());
                 self.event_loop.close(id, Close::Reset);
             }
+            Running::Leaving(id) => {
+                if let Some(entry) = self.sessions.remove(id.key()) {
+                    self.end(id, entry, CloseReason::Panicked);
+                }
+            }
             Running::Loop | Running::Nothing => {}
         }
+        // The turn goes on as a further one, which may sleep.
+        self.publish();
     }
 
     /// Begins to take a connection out of the server: what is queued is sent first, and the receive ends.
@@ -126,12 +133,15 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         }
         // While something is queued the next send that ends comes here again.
         let Ok(socket) = self.event_loop.detach(id) else { return };
-        let Some(mut entry) = self.sessions.remove(id.key()) else { return };
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
         let detached = Detached::new(socket, entry.input.take_all());
         let mut conn =
             Conn { event_loop: &mut self.event_loop, home: &mut self.home, state: &mut entry.state, id };
-        self.running = Running::Loop;
+        self.running = Running::Leaving(id);
         self.handler.on_detach(&mut entry.session, &mut conn, detached);
-        self.end(id, entry, CloseReason::Detached);
+        self.running = Running::Nothing;
+        if let Some(entry) = self.sessions.remove(id.key()) {
+            self.end(id, entry, CloseReason::Detached);
+        }
     }
 }

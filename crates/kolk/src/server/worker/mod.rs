@@ -85,6 +85,8 @@ enum Running {
     Conn(ConnId),
     /// `on_open`: the connection has no session yet.
     Opening(ConnId),
+    /// `on_detach`: the connection has no socket any more.
+    Leaving(ConnId),
     /// The loop's, or the last of a connection, which is gone already.
     Loop,
 }
@@ -131,18 +133,23 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// A panic in a callback ends that callback, and its connection; all that the loop keeps is whole, since a
     /// callback is lent only what is its own. A panic of ours goes on.
     pub(super) fn run(&mut self) -> io::Result<()> {
+        let mut panicked = Running::Nothing;
         loop {
-            let payload = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            // What follows a panic may call back, and panic in turn.
+            let serve = || {
+                self.on_panic(std::mem::replace(&mut panicked, Running::Nothing));
+                self.serve()
+            };
+            let payload = match catch_unwind(AssertUnwindSafe(serve)) {
                 Ok(ended) => return ended,
                 Err(payload) => payload,
             };
-            match std::mem::replace(&mut self.running, Running::Nothing) {
+            panicked = std::mem::replace(&mut self.running, Running::Nothing);
+            match panicked {
                 Running::Nothing => std::panic::resume_unwind(payload),
                 _ if self.home.settings.on_panic == OnPanic::Abort => std::process::abort(),
-                running => self.on_panic(running),
+                _ => self.home.stats.panics += 1,
             }
-            // The turn goes on as a further one, which may sleep.
-            self.publish();
         }
     }
 
