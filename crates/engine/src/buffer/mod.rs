@@ -27,6 +27,7 @@
 //!    not.
 
 mod arena;
+mod chunk;
 mod datagram_queue;
 mod lease;
 mod linked;
@@ -34,8 +35,9 @@ mod out_queue;
 mod pool;
 
 pub use arena::Arena;
+pub use chunk::{Chunk, FileRange};
 pub use datagram_queue::{DatagramQueue, DatagramReport};
 pub use lease::Lease;
 pub use linked::LinkedBuffer;
-pub use out_queue::{Chunk, FileRange, Fill, OutQueue};
+pub use out_queue::{Fill, OutQueue};
 pub use pool::{Block, Parts, Pool};
