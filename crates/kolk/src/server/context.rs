@@ -77,6 +77,8 @@ pub(super) enum Later {
     ShutdownWrite(Key),
     /// The connection has gone: those who wait for its writes hear of it.
     Fail(Notices),
+    /// The drain time-out of a stop is over.
+    FlushAll,
     /// Stop the whole server.
     Shutdown,
 }

@@ -131,7 +131,8 @@ pub trait Handler<M = ()>: Sized {
     }
 
     /// The server is stopping gracefully: nobody is accepted any more. What is there goes on for
-    /// [`Builder::drain_timeout`](super::Builder::drain_timeout), then it is flushed and closed. Default: nothing.
+    /// [`Builder::drain_timeout`](super::Builder::drain_timeout), then it is flushed and closed. To say
+    /// farewell to many, give them some of that time. Default: nothing.
     fn on_stop(&mut self, context: &mut LoopContext<'_>) {
         let _ = context;
     }

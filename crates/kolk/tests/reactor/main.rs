@@ -13,4 +13,5 @@ mod life;
 mod limits;
 mod offloading;
 mod output;
+mod stopping;
 mod timing;

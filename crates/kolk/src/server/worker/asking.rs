@@ -64,6 +64,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
                 notices.fail();
                 self.running = Running::Nothing;
             }
+            Later::FlushAll => self.flush_all(),
             Later::Shutdown => self.handle.stop(),
         }
     }

@@ -5,7 +5,7 @@ use kolk_engine::timer::TimerId;
 use kolk_engine::token::ConnId;
 
 use super::{Running, Worker};
-use crate::server::context::LoopContext;
+use crate::server::context::{Later, LoopContext};
 use crate::server::handler::{CloseReason, Handler};
 use crate::server::timers::{Due, Purpose, Work};
 
@@ -13,7 +13,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     pub(super) fn on_timer(&mut self, timer: TimerId, payload: u64) {
         match Due::unpack(payload) {
             Some(Due::Stop) => self.stop_now(),
-            Some(Due::Drain) => self.flush_all(),
+            // What `on_stop` asked for comes first.
+            Some(Due::Drain) => self.home.later.push_back(Later::FlushAll),
             Some(Due::Tick) => self.tick(),
             Some(Due::Idle(key)) => self.look_whether_idle(self.conn_id(key)),
             Some(Due::Conn(key)) => self.on_conn_timer(self.conn_id(key), timer),
