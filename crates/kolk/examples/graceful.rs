@@ -49,9 +49,13 @@ fn main() -> kolk::Result<()> {
     let (address, control) = arguments();
     let builder = Server::builder().event_loops(2).drain_timeout(DRAIN);
     let predecessor = UnixStream::connect(&control).ok();
-    let builder = match &predecessor {
-        Some(predecessor) => builder.inherit(inherit::receive(predecessor)?),
-        None => builder.listen(format!("tcp://{address}")),
+    let inherited = match &predecessor {
+        Some(predecessor) => inherit::receive(predecessor)?,
+        None => inherit::from_environment()?, // of a service manager, if one has started us
+    };
+    let builder = match inherited.is_empty() {
+        true => builder.listen(format!("tcp://{address}")),
+        false => builder.inherit(inherited),
     };
     let server = builder.start(|_loop| Lines)?;
     println!("listening on {}", server.addresses()[0].trim_start_matches("tcp://"));

@@ -39,7 +39,14 @@ impl Serving {
     /// Starts one on a free port, and waits until it says which.
     #[track_caller]
     fn start(name: &str, arguments: &[&str]) -> Self {
-        let mut child = example(name).args(arguments).spawn().expect("it starts");
+        let mut command = example(name);
+        command.args(arguments);
+        Self::serve(command)
+    }
+
+    #[track_caller]
+    fn serve(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("it starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("text");
@@ -408,6 +415,27 @@ fn graceful_is_replaced_under_load_and_nobody_notices() {
     for process in processes {
         assert!(answers.iter().any(|each| each.contains_key(&process)), "each has served");
     }
+    let _ = std::fs::remove_file(control);
+}
+
+#[test]
+fn r26_a_service_manager_passes_the_listener() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let control = std::env::temp_dir().join(format!("kolk-manager-{}.sock", std::process::id()));
+    let program = example("graceful").get_program().to_owned();
+    // What a service manager does: the socket is descriptor 3, and the environment says for whom it is.
+    let script = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web exec "$0" "$@""#;
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(script).arg(program).arg("127.0.0.1:0").arg(&control);
+    command.stdin(std::os::fd::OwnedFd::from(listener)).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let server = Serving::serve(command);
+    assert_eq!(server.address, address);
+    let stream = server.connect();
+    (&stream).write_all(b"hello\n").expect("sent");
+    let mut answer = String::new();
+    BufReader::new(&stream).read_line(&mut answer).expect("an answer");
+    assert_eq!(answer, format!("ok {} hello\n", server.child.id()));
     let _ = std::fs::remove_file(control);
 }
 

@@ -20,7 +20,7 @@ use kolk_engine::driver::Socket;
 /// | `LeastConnections` | even | even, also after some have gone: the choice for connections that stay |
 /// | `DescriptorHash` | even | as the kernel gives numbers: the lowest that is free, so gaps are filled again |
 /// | `SourceHash` | as even as there are many sources | all of one host on one loop, so state may be shared without a lock; one proxy in front makes one loop do everything |
-/// | `Random` | even | uneven: of 8 on 4 loops, one loop has 4 or more in a third of all cases |
+/// | `Random` | even | uneven: of 8 on 4 loops, one loop has 4 or more in 45 of 100 cases |
 /// | `by` | as the program likes | as the program likes |
 ///
 /// No policy looks at how much a connection does. Where single connections can keep a loop busy, use more

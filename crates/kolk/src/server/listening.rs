@@ -56,10 +56,10 @@ impl Builder {
     /// | who chooses the loop | the kernel, by a hash of both addresses (`SO_REUSEPORT`) | the policy |
     /// | a new connection costs | nothing more | a message to another thread, and its wake-up when it sleeps |
     /// | a storm of connections | delays those that are served | delays nobody who is served |
-    /// | few long connections | chance decides: of 8 on 4 loops, one loop has 4 or more in a third of all cases | even, with [`Balance::LeastConnections`] |
+    /// | few long connections | chance decides: of 8 on 4 loops, one loop has 4 or more in 45 of 100 cases | even, with [`Balance::LeastConnections`] |
     /// | Unix sockets | all loops wait at one listener; whoever wakes first accepts | as above |
     ///
-    /// Several acceptors have a listener each (`SO_REUSEPORT`); one is enough for some 100 000 connections a second.
+    /// Several acceptors have a listener each (`SO_REUSEPORT`); one of them does little more than the kernel's own part of an accept.
     pub fn acceptors(mut self, count: usize) -> Self {
         self.settings.sockets.acceptors = count;
         self
