@@ -99,8 +99,9 @@ impl SocketOptions {
         self
     }
 
-    /// Whether what is written before an outbound connection is made may go with its first packet. For
-    /// accepted ones see [`ListenOptions::fast_open`].
+    /// Whether what is written before an outbound connection is made may go with its first packet, if the peer
+    /// has allowed that on an earlier connection. The connection then begins with the first write, so this is
+    /// for protocols in which we speak first. For accepted ones see [`ListenOptions::fast_open`].
     pub fn fast_open(mut self, on: bool) -> Self {
         self.fast_open = on;
         self

@@ -20,6 +20,7 @@ on_each_driver!(
     r21_datagrams_are_joined_and_come_one_by_one,
     r21_what_cannot_be_sent_is_a_clear_error_and_counted,
     r21_any_thread_sends_from_a_socket,
+    r23_a_panic_loses_one_datagram_only,
     r21_a_multicast_group_is_joined_by_address_and_by_hand,
     r21_sessions_of_peers_expire,
     r21_a_unix_receiver_without_room_is_waited_for,
@@ -39,6 +40,7 @@ impl Handler for Echo {
     fn on_datagram(&mut self, socket: &mut DatagramSocket<'_>, datagram: Datagram) {
         let _ = self.sender.send((socket.id(), socket.listener(), datagram.bytes.len()));
         assert!(!datagram.truncated);
+        assert_ne!(&*datagram.bytes, b"panic");
         let answers = match &*datagram.bytes {
             b"too long" => socket.send_copy_to(&datagram.from, &vec![0; 65_508]),
             b"to nobody" => socket.send_to(&Address::Unnamed, "answer"),
@@ -249,6 +251,19 @@ fn r21_any_thread_sends_from_a_socket(driver: DriverKind) {
     let before = running.stats().datagrams_dropped;
     handle.send_datagram(socket, &to, vec![0; 70_000]).expect("the loop is reached");
     until("it was dropped", || running.stats().datagrams_dropped == before + 1);
+}
+
+fn r23_a_panic_loses_one_datagram_only(driver: DriverKind) {
+    let (make, _told) = echo();
+    let running = server(driver).listen("udp://127.0.0.1:0").event_loops(1).start(make).expect("a free port");
+    let peer = client(&running, 0);
+    for number in 1..=3 {
+        peer.send(b"before").expect("it leaves");
+        peer.send(b"panic").expect("it leaves");
+        peer.send(b"after").expect("it leaves");
+        assert_eq!((receive(&peer), receive(&peer)), (b"before".to_vec(), b"after".to_vec()));
+        until("the panic is counted", || running.stats().panics == number);
+    }
 }
 
 fn r21_a_multicast_group_is_joined_by_address_and_by_hand(driver: DriverKind) {

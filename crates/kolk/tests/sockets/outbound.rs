@@ -19,6 +19,7 @@ on_each_driver!(
     r19_a_connection_that_is_closed_before_it_is_made_closes_once,
     r20_a_socket_of_the_program_is_enrolled,
     r27_outbound_connections_have_their_own_options,
+    r27_first_bytes_go_with_the_first_packet,
 );
 
 #[derive(Debug, PartialEq)]
@@ -283,4 +284,33 @@ fn r27_outbound_connections_have_their_own_options(driver: DriverKind) {
     let (nodelay, buffer, local) = next();
     assert_eq!((nodelay, buffer), (false, 40_000));
     assert_eq!(local.map(|local| local.ip()), Some(source.ip()));
+}
+
+fn r27_first_bytes_go_with_the_first_packet(driver: DriverKind) {
+    let (make, saw) = Witness::make();
+    let running = server(driver)
+        .listen("tcp://127.0.0.1:0?fastopen=16")
+        .event_loops(1)
+        .outbound_options(SocketOptions::new().fast_open(true))
+        .start(make)
+        .expect("a free port");
+    let own: SocketAddr = running.addresses()[0].trim_start_matches("tcp://").parse().expect("an address");
+    // The first connection brings the permission for the second, where the system gives it.
+    for _ in 0..2 {
+        let conn = running.handle().connect(own).expect("it begins");
+        let (mut connected, mut greeted) = (false, false);
+        while !(connected && greeted) {
+            match next(&saw) {
+                Saw::Connected(other) => connected = other == conn,
+                Saw::Data(_, bytes) => greeted = bytes == b"greeting",
+                Saw::Open(..) => {}
+                Saw::Close(_, reason) => panic!("{reason}"),
+            }
+        }
+        running.handle().close(conn).expect("it is open");
+        let mut closed = 0;
+        while closed < 2 {
+            closed += u32::from(matches!(next(&saw), Saw::Close(..)));
+        }
+    }
 }
