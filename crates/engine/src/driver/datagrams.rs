@@ -19,8 +19,8 @@ use socket2::{SockAddr, SockAddrStorage};
 use super::DriverStats;
 use super::readiness::{Attempt, uninterrupted};
 use crate::buffer::{Arena, DatagramQueue, Lease};
-use crate::limits::{DATAGRAMS_PER_CALL, DATAGRAMS_SENT_PER_TURN, SEGMENTS_PER_DATAGRAM};
-use crate::op::InDatagram;
+use crate::limits::{DATAGRAMS_PER_CALL, DATAGRAMS_PER_TURN, DATAGRAMS_SENT_PER_TURN, SEGMENTS_PER_DATAGRAM};
+use crate::op::{InDatagram, less};
 use crate::socket::Address;
 use crate::sys::syscall;
 
@@ -57,6 +57,14 @@ pub(super) struct DatagramCalls {
     rooms: Box<[u8]>,
 }
 
+/// What a turn's share of receiving came to.
+pub(super) struct Share {
+    /// Datagrams that are still wanted; 0: the receive has ended.
+    pub(super) left: u32,
+    /// The socket has no more.
+    pub(super) drained: bool,
+}
+
 const SLICES: usize = 8 * DATAGRAMS_PER_CALL;
 
 // SAFETY: the pointers inside are set by each call for itself and mean nothing between two calls.
@@ -76,9 +84,40 @@ impl DatagramCalls {
         })
     }
 
+    /// Takes the datagrams of a socket, `left` at most and up to its share of the turn; hands each on, and an
+    /// error as the last.
+    pub(super) fn receive_share(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        mut left: u32,
+        arena: &mut Arena,
+        stats: &mut DriverStats,
+        mut each: impl FnMut(io::Result<InDatagram>),
+    ) -> Share {
+        let (mut share, mut drained) = (DATAGRAMS_PER_TURN, false);
+        while share > 0 && left > 0 && !drained {
+            let most = share.min(left as usize).min(DATAGRAMS_PER_CALL);
+            stats.datagram_receives += 1;
+            match self.receive(fd, most, arena, |datagram| each(Ok(datagram))) {
+                Attempt::Done(Ok(count)) => {
+                    stats.datagrams_received += count as u64;
+                    share -= count;
+                    left = less(left, count as u32);
+                    drained = count < most;
+                }
+                Attempt::Done(Err(error)) => {
+                    each(Err(error));
+                    left = 0;
+                }
+                Attempt::WouldBlock => drained = true,
+            }
+        }
+        Share { left, drained }
+    }
+
     /// Receives up to `most` datagrams with one call and hands each on; answers how many came. Fewer than
     /// were asked for say that the socket is empty.
-    pub(super) fn receive(
+    fn receive(
         &mut self,
         fd: BorrowedFd<'_>,
         most: usize,

@@ -21,17 +21,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use bytes::BytesMut;
 
-use super::datagrams::DatagramCalls;
+use super::datagrams::{DatagramCalls, Share};
 use super::linux::{self, EventFd};
 use super::readiness::{self, Attempt, Received};
 use super::shelf::{Place, Shelf};
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
 use crate::buffer::{Arena, DatagramQueue, Lease, OutQueue};
 use crate::clock::Timestamp;
-use crate::limits::{ACCEPTS_PER_TURN, COMPLETIONS_PER_TURN, DATAGRAMS_PER_CALL, DATAGRAMS_PER_TURN};
-use crate::op::{
-    Completion, Direction, Frequent, Interest, Op, OutDatagram, Outcome, Submitted, cancelled, less,
-};
+use crate::limits::{ACCEPTS_PER_TURN, COMPLETIONS_PER_TURN};
+use crate::op::{Completion, Direction, Frequent, Interest, Op, OutDatagram, Outcome, Submitted, cancelled};
 use crate::prefetch::prefetch;
 use crate::sys::syscall;
 use crate::token::{Generation, Key, Token, TokenKind};
@@ -738,39 +736,16 @@ impl Row {
     fn receive_datagrams(
         &mut self,
         key: Key,
-        mut left: u32,
+        left: u32,
         calls: &mut DatagramCalls,
         arena: &mut Arena,
         done: &mut Completions,
         stats: &mut DriverStats,
     ) {
-        let mut share = DATAGRAMS_PER_TURN;
-        while share > 0 && left > 0 {
-            let most = share.min(left as usize).min(DATAGRAMS_PER_CALL);
-            stats.datagram_receives += 1;
-            let received = calls.receive(self.fd(), most, arena, |datagram| {
-                done.push_back(Completion { key, outcome: Outcome::Datagram(Ok(datagram)) });
-            });
-            match received {
-                Attempt::Done(Ok(count)) => {
-                    stats.datagrams_received += count as u64;
-                    share -= count;
-                    left = less(left, count as u32);
-                    if count < most {
-                        self.ready.readable = false;
-                        break;
-                    }
-                }
-                Attempt::Done(Err(error)) => {
-                    done.push_back(Completion { key, outcome: Outcome::Datagram(Err(error)) });
-                    left = 0;
-                }
-                Attempt::WouldBlock => {
-                    self.ready.readable = false;
-                    break;
-                }
-            }
-        }
+        let Share { left, drained } = calls.receive_share(self.fd(), left, arena, stats, |result| {
+            done.push_back(Completion { key, outcome: Outcome::Datagram(result) });
+        });
+        self.ready.readable &= !drained;
         self.receive = if left == 0 { Receive::None } else { Receive::Datagrams { left } };
     }
 }

@@ -9,11 +9,10 @@ use super::row::{Auxiliary, Flight, Receive, Send};
 use super::{Memory, Uring};
 use crate::buffer::Lease;
 use crate::driver::Socket;
-use crate::driver::datagrams::DatagramCalls;
+use crate::driver::datagrams::{DatagramCalls, Share};
 use crate::driver::readiness::{self, Attempt};
 use crate::driver::shelf::Place;
-use crate::limits::{DATAGRAMS_PER_CALL, DATAGRAMS_PER_TURN};
-use crate::op::{Completion, Frequent, Interest, OutDatagram, Outcome, cancelled, less};
+use crate::op::{Completion, Frequent, Interest, OutDatagram, Outcome, cancelled};
 use crate::token::{Key, Token, TokenKind};
 
 /// The kernel's answer to an operation.
@@ -480,32 +479,13 @@ impl Uring {
     }
 
     /// Takes the datagrams of one socket, up to its share of the turn.
-    fn continue_datagrams(&mut self, key: Key, mut left: u32) {
+    fn continue_datagrams(&mut self, key: Key, left: u32) {
         let Memory { rows, arena, datagrams, .. } = &mut *self.memory;
-        let (row, stats) = (&mut rows[key.index() as usize], &mut self.ring.stats);
+        let (row, stats, done) = (&mut rows[key.index() as usize], &mut self.ring.stats, &mut self.done);
         let calls = datagrams.get_or_insert_with(DatagramCalls::new);
-        let done = &mut self.done;
-        let (mut share, mut drained) = (DATAGRAMS_PER_TURN, false);
-        while share > 0 && left > 0 && !drained {
-            let most = share.min(left as usize).min(DATAGRAMS_PER_CALL);
-            stats.datagram_receives += 1;
-            let received = calls.receive(row.fd(), most, arena, |datagram| {
-                done.push_back(Completion { key, outcome: Outcome::Datagram(Ok(datagram)) });
-            });
-            match received {
-                Attempt::Done(Ok(count)) => {
-                    stats.datagrams_received += count as u64;
-                    share -= count;
-                    left = less(left, count as u32);
-                    drained = count < most;
-                }
-                Attempt::Done(Err(error)) => {
-                    done.push_back(Completion { key, outcome: Outcome::Datagram(Err(error)) });
-                    left = 0;
-                }
-                Attempt::WouldBlock => drained = true,
-            }
-        }
+        let Share { left, drained } = calls.receive_share(row.fd(), left, arena, stats, |result| {
+            done.push_back(Completion { key, outcome: Outcome::Datagram(result) });
+        });
         if left == 0 {
             row.receive = Receive::None;
         } else if drained {
