@@ -10,6 +10,20 @@
 //! A connection lives on the loop that accepted it, so a [`Handler`] needs no lock: everything that
 //! concerns one connection happens on one thread.
 //!
+//! # How connections and datagrams come
+//!
+//! | way | said by | see |
+//! |---|---|---|
+//! | each loop accepts for itself | [`Builder::listen`] | [`ListenAddress`](crate::ListenAddress) |
+//! | acceptors hand connections to the loops | [`Builder::acceptors`], [`Builder::balance`] | [`Balance`] |
+//! | listeners of somebody else | [`Builder::inherit`], [`Builder::listen_on`] | [`inherit`](crate::inherit) |
+//! | the program connects | [`Conn::connect`], [`LoopContext::connect`], [`ServerHandle::connect`] | [`Connect`] |
+//! | the program brings a socket | [`ServerHandle::enroll`] | [`Origin`] |
+//! | datagrams, without a connection | [`Handler::on_datagram`] | [`DatagramSocket`], [`Peers`] |
+//!
+//! All of them meet the same handler. Options of their sockets: [`Builder::socket_options`],
+//! [`Builder::outbound_options`], and those of an address.
+//!
 //! # The life of a connection
 //!
 //! ```text
@@ -84,22 +98,6 @@
 //! An idle connection with a session of no size is at most 256 bytes, with an idle time-out 288. What a
 //! burst queued is given back to the allocator; that of glibc keeps much of it for later, unless it is told
 //! otherwise (`MALLOC_MMAP_THRESHOLD_` in mallopt(3)).
-//! # How connections and datagrams come
-//!
-//! | way | said by | see |
-//! |---|---|---|
-//! | each loop accepts for itself | [`Builder::listen`] | [`ListenAddress`](crate::ListenAddress) |
-//! | acceptors hand connections to the loops | [`Builder::acceptors`], [`Builder::balance`] | [`Balance`] |
-//! | listeners of somebody else | [`Builder::inherit`], [`Builder::listen_on`] | [`inherit`](crate::inherit) |
-//! | the program connects | [`Conn::connect`], [`LoopContext::connect`], [`ServerHandle::connect`] | [`Connect`] |
-//! | the program brings a socket | [`ServerHandle::enroll`] | [`Origin`] |
-//! | datagrams, without a connection | [`Handler::on_datagram`] | [`DatagramSocket`], [`Peers`] |
-//!
-//! All of them meet the same handler. Options of their sockets: [`Builder::socket_options`],
-//! [`Builder::outbound_options`], and those of an address.
-//!
-//! Stopping, by a signal or [`RunningServer::stop`]: listeners close, every connection sends what is queued
-//! and closes, and after [`Builder::stop_timeout`] those that did not come to an end are cut.
 
 mod acceptor;
 mod admission;
