@@ -6,6 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use kolk::DriverKind;
 use support::{connect, echo, on_each_driver, server};
@@ -55,13 +56,17 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-on_each_driver!(a_message_costs_no_allocation, a_datagram_costs_no_allocation);
+on_each_driver!(
+    a_message_costs_no_allocation,
+    a_datagram_costs_no_allocation,
+    a_broadcast_costs_no_allocation_for_each_receiver,
+);
 
-/// One test at a time: the counter is the process's.
-static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+/// One at a time: the counter is the process's.
+static ONE: Mutex<()> = Mutex::new(());
 
 fn a_message_costs_no_allocation(driver: DriverKind) {
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     const CONNECTIONS: usize = 50;
     const ROUNDS: usize = 200;
     let server = server(driver).listen("tcp://127.0.0.1:0").event_loops(1).start(echo).expect("a free port");
@@ -117,7 +122,7 @@ fn a_datagram_costs_no_allocation(driver: DriverKind) {
         }
     }
 
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     const ROUNDS: usize = 300;
     let server =
         server(driver).listen("udp://127.0.0.1:0").event_loops(1).start(|_| Echo).expect("a free port");
@@ -146,4 +151,32 @@ fn a_datagram_costs_no_allocation(driver: DriverKind) {
     let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
     // The largest batch yet lets the queues grow, a few times.
     assert!(allocations <= 40, "{allocations} allocations for {} datagrams", ROUNDS * peers.len());
+}
+
+fn a_broadcast_costs_no_allocation_for_each_receiver(driver: DriverKind) {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    const CONNECTIONS: usize = 1000; // several turns' worth
+    const ROUNDS: u64 = 50;
+    let server = server(driver).listen("tcp://127.0.0.1:0").event_loops(1).start(echo).expect("a free port");
+    let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| connect(&server, 0)).collect();
+    support::until("all are accepted", || server.stats().connections == CONNECTIONS as u64);
+    // The one is copied, the other shared.
+    for size in [512, 2000] {
+        let mut answer = vec![0; size];
+        let mut push = || {
+            server.handle().broadcast(vec![7; size]).expect("it runs");
+            for stream in &mut streams {
+                stream.read_exact(&mut answer).expect("the message comes");
+            }
+        };
+        (0..5).for_each(|_| push());
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        (0..ROUNDS).for_each(|_| push());
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        // The first time that the loop shares bytes it counts their owners: one. The rest is chance, see above.
+        assert!(
+            allocations <= 4 * ROUNDS,
+            "{allocations} allocations for {ROUNDS} messages of {size} bytes to all"
+        );
+    }
 }

@@ -209,6 +209,10 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
     /// Writes the same bytes to every connection. They are shared, not copied, from 513 bytes on, and each loop is
     /// woken once.
     ///
+    /// A loop writes to 256 of them in a turn, and goes on in the next: whoever is there when it begins gets it, unless
+    /// it has closed, or left the group, by the time it would be its turn. What is asked of the loop later waits
+    /// until then.
+    ///
     /// # Errors
     ///
     /// As [`write`](Self::write), if a loop cannot be reached; the others were.

@@ -7,6 +7,7 @@
 mod support;
 
 mod asking;
+mod broadcasting;
 mod faults;
 mod input;
 mod life;
