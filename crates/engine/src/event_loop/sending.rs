@@ -24,7 +24,7 @@ impl Core {
     /// # Errors
     ///
     /// `NotConnected` for a stale name or a connection that is closing or whose output was ended.
-    #[inline]
+    #[inline(always)]
     pub fn write(&mut self, conn: ConnId, chunk: Chunk) -> io::Result<u64> {
         let len = chunk.len();
         if len == 0 {
@@ -153,7 +153,7 @@ impl Core {
 
     /// The queue that the next send of this connection takes, made dirty, and how much is queued once `len`
     /// bytes are in it.
-    #[inline]
+    #[inline(always)]
     fn out_queue(&mut self, conn: ConnId, len: u64) -> io::Result<(&mut OutQueue, u64)> {
         let key = conn.key();
         let slot = self.slots.get_mut(key).ok_or(io::ErrorKind::NotConnected)?;

@@ -14,7 +14,7 @@ use crate::server::{Conn, Input};
 
 impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     /// The way of each message.
-    #[inline]
+    #[inline(always)]
     pub(super) fn on_bytes(&mut self, id: ConnId, bytes: Lease) {
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
         self.home.stats.bytes_received += bytes.len() as u64;
@@ -27,7 +27,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     }
 
     /// Hands over what is there.
-    #[inline]
+    #[inline(always)]
     fn feed(&mut self, id: ConnId) {
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
         self.home.stats.messages += 1;
