@@ -194,11 +194,11 @@ impl<H: Handler<M>, M> Acceptor<H, M> {
         self.handle.note_loads(&mut self.loads);
         let chosen = self.balancer.choose(&socket, usize::from(address), &self.loads);
         let end = self.handle.loop_end(chosen);
-        end.published.on_the_way.note_sent();
+        end.published.load.note_sent();
         let adopt = Command::Adopt(socket, address);
         if end.mailbox.send(adopt).is_err() {
             // A loop that does not keep up or has ended: the socket closes, and the peer sees that.
-            end.published.on_the_way.note_lost();
+            end.published.load.note_lost();
             self.stats.refused += 1;
         }
     }

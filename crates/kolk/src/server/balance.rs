@@ -174,15 +174,18 @@ fn next_random(state: &mut u64) -> u64 {
     *state >> 32
 }
 
-/// Connections on their way to a loop: counted by those who send them and by the loop, each for itself, so that
-/// the difference needs no lock.
+/// How many connections a loop has, with those that acceptors have sent and that are still on their way: counted by
+/// those who send them and by the loop, each for itself, so that no lock is needed and none is counted twice.
 #[derive(Debug, Default)]
-pub(super) struct OnTheWay {
+pub(super) struct Load {
     sent: AtomicU64,
+    /// Of those. Written by the loop's thread only.
     arrived: AtomicU64,
+    /// Open connections less those that have arrived, in one number: the two change together. It wraps.
+    balance: AtomicU64,
 }
 
-impl OnTheWay {
+impl Load {
     pub(super) fn note_sent(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
     }
@@ -197,9 +200,16 @@ impl OnTheWay {
         self.arrived.store(self.arrived.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
+    /// By the loop's thread only, which has so many.
+    pub(super) fn publish(&self, connections: u64) {
+        let balance = connections.wrapping_sub(self.arrived.load(Ordering::Relaxed));
+        // Release: whoever sees that a connection has arrived sees that it was sent.
+        self.balance.store(balance, Ordering::Release);
+    }
+
     pub(super) fn count(&self) -> u64 {
-        let arrived = self.arrived.load(Ordering::Relaxed);
-        self.sent.load(Ordering::Relaxed).saturating_sub(arrived)
+        let balance = self.balance.load(Ordering::Acquire);
+        balance.wrapping_add(self.sent.load(Ordering::Relaxed))
     }
 }
 
@@ -263,11 +273,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_its_way_is_counted_without_a_lock() {
-        let on_the_way = OnTheWay::default();
-        on_the_way.note_sent();
-        on_the_way.note_sent();
-        on_the_way.note_arrived();
-        assert_eq!(on_the_way.count(), 1);
+    fn what_is_on_its_way_is_counted_once() {
+        let load = Load::default();
+        load.note_sent();
+        load.note_sent();
+        load.note_arrived();
+        assert_eq!(load.count(), 2, "the loop has not said yet that it is there");
+        load.publish(5);
+        assert_eq!(load.count(), 6);
+        load.note_arrived();
+        load.publish(0);
+        assert_eq!(load.count(), 0, "both have arrived, and all have gone");
     }
 }

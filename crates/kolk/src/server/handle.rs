@@ -187,7 +187,7 @@ impl<H: Handler<M>, M> ServerHandle<H, M> {
 
     /// Connections of each loop, with those on their way to it.
     pub(super) fn note_loads(&self, loads: &mut [u64]) {
-        loads.iter_mut().zip(&*self.loops).for_each(|(load, end)| *load = end.published.load());
+        loads.iter_mut().zip(&*self.loops).for_each(|(load, end)| *load = end.published.load.count());
     }
 
     /// How results of jobs come back to one of the loops.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::balance::OnTheWay;
+use super::balance::Load;
 
 /// Counters of a server since it was started, summed over its loops, or those of one loop.
 ///
@@ -71,25 +71,21 @@ macro_rules! published {
             $($counter: AtomicU64,)+
             /// Nanoseconds.
             longest_turn: AtomicU64,
-            /// Connections that acceptors have sent to the loop.
-            pub(super) on_the_way: OnTheWay,
+            /// What balance policies look at.
+            pub(super) load: Load,
         }
 
         impl Published {
             pub(super) fn publish(&self, stats: &Stats) {
                 $(self.$counter.store(stats.$counter, Ordering::Relaxed);)+
                 self.longest_turn.store(stats.longest_turn.as_nanos() as u64, Ordering::Relaxed);
+                self.load.publish(stats.connections);
             }
 
             pub(super) fn add_to(&self, sum: &mut Stats) {
                 $(sum.$counter += self.$counter.load(Ordering::Relaxed);)+
                 let longest_turn = Duration::from_nanos(self.longest_turn.load(Ordering::Relaxed));
                 sum.longest_turn = sum.longest_turn.max(longest_turn);
-            }
-
-            /// Open connections, with those on their way.
-            pub(super) fn load(&self) -> u64 {
-                self.connections.load(Ordering::Relaxed) + self.on_the_way.count()
             }
         }
     };

@@ -25,7 +25,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
 
     /// An acceptor has accepted this.
     pub(super) fn on_adopt(&mut self, socket: Socket, address: u16) {
-        self.published.on_the_way.note_arrived();
+        self.published.load.note_arrived();
         self.open(socket, address);
     }
 
