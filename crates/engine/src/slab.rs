@@ -122,7 +122,7 @@ impl Ledger {
     }
 
     fn extend(&mut self) -> Option<Key> {
-        let index = u32::try_from(self.generations.len()).ok()?;
+        let index = u32::try_from(self.generations.len()).ok().filter(|&index| index <= Key::MAX_INDEX)?;
         self.generations.push(Some(Generation::FIRST));
         Some(Key::new(index, Generation::FIRST))
     }
@@ -184,11 +184,14 @@ pub const PAGE_ENTRIES: usize = 1024;
 /// assert_eq!(names.get(key), None);
 /// ```
 pub struct Table<T> {
-    /// Invariant: a page has either `PAGE_ENTRIES` entries or, while not allocated, none.
-    pages: Vec<Box<[Entry<T>]>>,
+    /// `None` while a page is not allocated.
+    pages: Vec<Option<Page<T>>>,
     /// Invariant: the number of entries that are `Some`.
     len: usize,
 }
+
+/// An array, and not a slice: its length is known, so an offset in it needs no check.
+type Page<T> = Box<[Entry<T>; PAGE_ENTRIES]>;
 
 /// The generation is never zero, so zero is how the compiler marks a vacant entry: no byte is spent
 /// on a flag.
@@ -224,32 +227,32 @@ impl<T> Table<T> {
     #[inline]
     pub fn get(&self, key: Key) -> Option<&T> {
         let (page, offset) = place(key);
-        let occupied = self.pages.get(page)?.get(offset)?.as_ref()?;
-        (occupied.generation == key.generation()).then_some(&occupied.value)
+        let occupied = self.pages.get(page)?.as_ref()?[offset].as_ref()?;
+        key.is_of(occupied.generation).then_some(&occupied.value)
     }
 
     /// The value at `key`, to change it, unless the key is stale.
     #[inline]
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let (page, offset) = place(key);
-        let occupied = self.pages.get_mut(page)?.get_mut(offset)?.as_mut()?;
-        (occupied.generation == key.generation()).then_some(&mut occupied.value)
+        let occupied = self.pages.get_mut(page)?.as_mut()?[offset].as_mut()?;
+        key.is_of(occupied.generation).then_some(&mut occupied.value)
     }
 
     /// Starts to fetch what is at `key`, which is soon needed, into the cache.
     #[inline]
     pub fn prefetch(&self, key: Key) {
         let (page, offset) = place(key);
-        if let Some(entry) = self.pages.get(page).and_then(|page| page.get(offset)) {
-            prefetch(entry);
+        if let Some(Some(page)) = self.pages.get(page) {
+            prefetch(&page[offset]);
         }
     }
 
     /// Takes the value at `key` out, unless the key is stale.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let (page, offset) = place(key);
-        let entry = self.pages.get_mut(page)?.get_mut(offset)?;
-        let occupied = entry.take_if(|occupied| occupied.generation == key.generation())?;
+        let entry = &mut self.pages.get_mut(page)?.as_mut()?[offset];
+        let occupied = entry.take_if(|occupied| key.is_of(occupied.generation))?;
         self.len -= 1;
         Some(occupied.value)
     }
@@ -275,8 +278,10 @@ impl<T> Table<T> {
     /// All values with their keys, in the order of their indexes. Visits vacant entries too: not
     /// for the way of a message.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        let entries =
-            self.pages.iter().enumerate().flat_map(|(page, entries)| (page * PAGE_ENTRIES..).zip(entries));
+        let pages = self.pages.iter().enumerate();
+        let entries = pages.flat_map(|(page, entries)| {
+            (page * PAGE_ENTRIES..).zip(entries.iter().flat_map(|page| page.iter()))
+        });
         entries.filter_map(|(index, entry)| {
             let occupied = entry.as_ref()?;
             Some((Key::new(index as u32, occupied.generation), &occupied.value))
@@ -286,11 +291,10 @@ impl<T> Table<T> {
     /// All values with their keys, to change them, in the order of their indexes. Visits vacant
     /// entries too.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
-        let entries = self
-            .pages
-            .iter_mut()
-            .enumerate()
-            .flat_map(|(page, entries)| (page * PAGE_ENTRIES..).zip(entries));
+        let pages = self.pages.iter_mut().enumerate();
+        let entries = pages.flat_map(|(page, entries)| {
+            (page * PAGE_ENTRIES..).zip(entries.iter_mut().flat_map(|page| page.iter_mut()))
+        });
         entries.filter_map(|(index, entry)| {
             let occupied = entry.as_mut()?;
             Some((Key::new(index as u32, occupied.generation), &mut occupied.value))
@@ -303,26 +307,26 @@ impl<T> Table<T> {
     /// every breath; call it after a peak, when there is time. It visits every entry.
     pub fn shrink(&mut self) {
         for page in &mut self.pages {
-            if page.iter().all(Option::is_none) {
-                *page = Box::default();
-            }
+            page.take_if(|entries| entries.iter().all(Option::is_none));
         }
-        while self.pages.pop_if(|page| page.is_empty()).is_some() {}
+        while self.pages.pop_if(|page| page.is_none()).is_some() {}
         self.pages.shrink_to_fit();
     }
 }
 
 /// The entry for `key`, in a page that is allocated if it has to be.
-fn reach<T>(pages: &mut Vec<Box<[Entry<T>]>>, key: Key) -> &mut Entry<T> {
+fn reach<T>(pages: &mut Vec<Option<Page<T>>>, key: Key) -> &mut Entry<T> {
     let (page, offset) = place(key);
     if page >= pages.len() {
-        pages.resize_with(page + 1, Box::default);
+        pages.resize_with(page + 1, || None);
     }
-    let page = &mut pages[page];
-    if page.is_empty() {
-        *page = (0..PAGE_ENTRIES).map(|_| None).collect();
-    }
-    &mut page[offset]
+    &mut pages[page].get_or_insert_with(vacant_page)[offset]
+}
+
+/// A page without entries, made where it stays: it is too large for the stack.
+fn vacant_page<T>() -> Page<T> {
+    let entries: Box<[Entry<T>]> = (0..PAGE_ENTRIES).map(|_| None).collect();
+    entries.try_into().unwrap_or_else(|_| unreachable!("it has PAGE_ENTRIES entries"))
 }
 
 /// The page, and the offset in it, where `key` belongs.
@@ -436,7 +440,7 @@ mod tests {
         let before: *const u64 = table.insert(key(0), 7u64);
         table.insert(key(100 * PAGE_ENTRIES), 8);
         assert!(std::ptr::eq(before, table.get(key(0)).expect("inserted above")));
-        assert_eq!(table.pages.iter().filter(|page| !page.is_empty()).count(), 2);
+        assert_eq!(table.pages.iter().flatten().count(), 2);
     }
 
     #[test]
@@ -449,10 +453,7 @@ mod tests {
         table.remove(keys[1]);
         table.remove(keys[3]);
         table.shrink();
-        assert_eq!(
-            table.pages.iter().map(|page| page.len()).collect::<Vec<_>>(),
-            [PAGE_ENTRIES, 0, PAGE_ENTRIES]
-        );
+        assert_eq!(table.pages.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
         assert_eq!(table.iter().map(|(key, _)| key).collect::<Vec<_>>(), [keys[0], keys[2]]);
     }
 

@@ -6,15 +6,18 @@
 //! instead of finding a stranger.
 //!
 //! ```text
-//!          63      56 55            32 31                             0
-//!         +----------+----------------+--------------------------------+
-//!  Token  |   kind   |   generation   |             index              |
-//!         +----------+----------------+--------------------------------+
-//!                    |<--------------------- Key --------------------->|
+//!          63            48 47                    24 23                     0
+//!         +---------------+------------------------+------------------------+
+//!  Token  | kind |   0    |       generation       |         index          |
+//!  ConnId |     loop      |       generation       |         index          |
+//!         +---------------+------------------------+------------------------+
+//!                         |<--------------------- Key --------------------->|
 //! ```
+//!
+//! Each is one word, so it is passed in a register and written and read at once.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 /// How often a slot's number has been given out: 1 for its first owner, 2 for the second, and so on
 /// up to 2^24 - 1.
@@ -97,34 +100,71 @@ impl fmt::Debug for Generation {
 /// assert_eq!(format!("{key:?}"), "17#1");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    index: u32,
-    generation: Generation,
-}
+// Invariant: the upper 16 bits are zero, and the next 24 are a Generation.
+pub struct Key(NonZeroU64);
 
 impl Key {
+    /// The highest index.
+    pub const MAX_INDEX: u32 = (1 << Self::INDEX_BITS) - 1;
+
+    const INDEX_BITS: u32 = 24;
+    const BITS: u32 = Self::INDEX_BITS + Generation::BITS;
+
     /// The key of the slot at `index` while its owner is the one of `generation`.
+    ///
+    /// # Panics
+    ///
+    /// If `index` exceeds [`MAX_INDEX`](Self::MAX_INDEX).
     #[inline]
     pub const fn new(index: u32, generation: Generation) -> Key {
-        Key { index, generation }
+        assert!(index <= Self::MAX_INDEX, "an index has 24 bits");
+        Key::of_word((generation.get() as u64) << Self::INDEX_BITS | index as u64)
+            .expect("it has a generation")
     }
 
     /// The slot's place, shared by all its owners, one after the other.
     #[inline]
     pub const fn index(self) -> u32 {
-        self.index
+        self.0.get() as u32 & Self::MAX_INDEX
     }
 
     /// Which of the slot's owners is meant.
     #[inline]
     pub const fn generation(self) -> Generation {
-        self.generation
+        Generation::new((self.0.get() >> Self::INDEX_BITS) as u32).expect("it has a generation")
+    }
+
+    /// Whether `generation` is that of the owner.
+    #[inline]
+    pub const fn is_of(self, generation: Generation) -> bool {
+        (self.0.get() >> Self::INDEX_BITS) as u32 == generation.get()
+    }
+
+    /// The key as a number of 48 bits, to be kept beside 16 others.
+    #[inline]
+    pub const fn to_u64(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The key in the lower 48 bits of a number, or `None` if that cannot be one.
+    #[inline]
+    pub const fn from_u64(number: u64) -> Option<Key> {
+        let word = number & ((1 << Self::BITS) - 1);
+        if word >> Self::INDEX_BITS == 0 { None } else { Key::of_word(word) }
+    }
+
+    /// For a word that is known to be a key's, with anything above it.
+    const fn of_word(number: u64) -> Option<Key> {
+        match NonZeroU64::new(number & ((1 << Self::BITS) - 1)) {
+            Some(word) => Some(Key(word)),
+            None => None,
+        }
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{}", self.index, self.generation.get())
+        write!(f, "{}#{}", self.index(), self.generation().get())
     }
 }
 
@@ -190,12 +230,11 @@ impl TokenKind {
 /// assert_eq!(Token::from_u64(0), None);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-// Invariant: the top byte is a TokenKind and the next 24 bits are a Generation.
+// Invariant: the top byte is a TokenKind, and the lower 48 bits are a Key.
 pub struct Token(u64);
 
 impl Token {
     const KIND_SHIFT: u32 = 56;
-    const GENERATION_SHIFT: u32 = 32;
 
     /// The token of the loop's own wake-up. It belongs to no slot, and its key names none.
     pub const WAKE: Token = Token::new(TokenKind::Wake, Key::new(0, Generation::FIRST));
@@ -203,9 +242,7 @@ impl Token {
     /// The token for an operation of this kind on this slot.
     #[inline]
     pub const fn new(kind: TokenKind, key: Key) -> Token {
-        let kind = (kind as u64) << Self::KIND_SHIFT;
-        let generation = (key.generation.get() as u64) << Self::GENERATION_SHIFT;
-        Token(kind | generation | key.index as u64)
+        Token((kind as u64) << Self::KIND_SHIFT | key.to_u64())
     }
 
     /// What the operation is for.
@@ -217,9 +254,7 @@ impl Token {
     /// The slot that the operation belongs to.
     #[inline]
     pub const fn key(self) -> Key {
-        let generation =
-            Self::generation_of(self.0).expect("both constructors admit only a valid generation");
-        Key::new(self.0 as u32, generation)
+        Key::of_word(self.0).expect("both constructors admit only a key")
     }
 
     /// The number for the kernel.
@@ -232,7 +267,7 @@ impl Token {
     /// ours.
     #[inline]
     pub const fn from_u64(number: u64) -> Option<Token> {
-        match (Self::kind_of(number), Self::generation_of(number)) {
+        match (Self::kind_of(number), Key::from_u64(number)) {
             (Some(_), Some(_)) => Some(Token(number)),
             _ => None,
         }
@@ -240,10 +275,6 @@ impl Token {
 
     const fn kind_of(number: u64) -> Option<TokenKind> {
         TokenKind::from_u8((number >> Self::KIND_SHIFT) as u8)
-    }
-
-    const fn generation_of(number: u64) -> Option<Generation> {
-        Generation::new((number >> Self::GENERATION_SHIFT) as u32 & Generation::MAX)
     }
 }
 
@@ -269,34 +300,33 @@ impl fmt::Debug for Token {
 /// assert_eq!(id.to_string(), "2:17#5");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnId {
-    event_loop: u16,
-    key: Key,
-}
+// Invariant: the lower 48 bits are a Key.
+pub struct ConnId(NonZeroU64);
 
 impl ConnId {
     /// The name of the connection that has the slot `key` in the loop `loop_number`.
     #[inline]
     pub const fn new(loop_number: u16, key: Key) -> ConnId {
-        ConnId { event_loop: loop_number, key }
+        let word = (loop_number as u64) << Key::BITS | key.to_u64();
+        ConnId(NonZeroU64::new(word).expect("a key is not zero"))
     }
 
     /// The number of the loop that the connection lives in.
     #[inline]
     pub const fn event_loop(self) -> u16 {
-        self.event_loop
+        (self.0.get() >> Key::BITS) as u16
     }
 
     /// The connection's slot inside that loop.
     #[inline]
     pub const fn key(self) -> Key {
-        self.key
+        Key::of_word(self.0.get()).expect("made from one")
     }
 }
 
 impl fmt::Display for ConnId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{:?}", self.event_loop, self.key)
+        write!(f, "{}:{:?}", self.event_loop(), self.key())
     }
 }
 
@@ -320,14 +350,14 @@ mod tests {
         assert_eq!(size_of::<Option<Generation>>(), 4);
         assert_eq!(size_of::<Option<Key>>(), 8);
         assert_eq!(size_of::<Token>(), 8);
-        assert_eq!(size_of::<Option<ConnId>>(), 12);
+        assert_eq!(size_of::<Option<ConnId>>(), 8);
     }
 
     #[test]
     fn a_token_returns_what_was_put_in() {
         for byte in 1..=8 {
             let kind = TokenKind::from_u8(byte).expect("1 to 8 are kinds");
-            for key in [key(0, 1), key(17, 5), key(u32::MAX, Generation::MAX)] {
+            for key in [key(0, 1), key(17, 5), key(Key::MAX_INDEX, Generation::MAX)] {
                 let token = Token::from_u64(Token::new(kind, key).to_u64()).expect("made by new");
                 assert_eq!((token.kind() as u8, token.key()), (byte, key));
             }
@@ -352,6 +382,16 @@ mod tests {
         assert_eq!(Generation::LAST.get(), (1 << 24) - 1);
         assert_eq!(Generation::LAST.next(), None);
         assert_eq!(Generation::new(1 << 24), None);
+    }
+
+    #[test]
+    fn a_connection_has_loop_slot_and_generation_in_one_word() {
+        for (number, key) in
+            [(0, key(0, 1)), (u16::MAX, key(Key::MAX_INDEX, Generation::MAX)), (3, key(17, 5))]
+        {
+            let id = ConnId::new(number, key);
+            assert_eq!((id.event_loop(), id.key(), Key::from_u64(key.to_u64())), (number, key, Some(key)));
+        }
     }
 
     #[test]

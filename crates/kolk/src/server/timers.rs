@@ -10,7 +10,7 @@ use std::fmt;
 use std::time::Duration;
 
 use kolk_engine::timer::TimerId;
-use kolk_engine::token::{Generation, Key};
+use kolk_engine::token::Key;
 
 use super::conn::Conn;
 use super::context::LoopContext;
@@ -37,22 +37,21 @@ impl Due {
     const KIND_SHIFT: u32 = 56;
 
     pub(super) fn pack(self) -> u64 {
-        let of_key = |key: Key| u64::from(key.generation().get()) << 32 | u64::from(key.index());
         let (kind, rest) = match self {
             Self::Stop => (0, 0),
             Self::Drain => (1, 0),
             Self::Tick => (2, 0),
-            Self::Idle(key) => (3, of_key(key)),
-            Self::Conn(key) => (4, of_key(key)),
+            Self::Idle(key) => (3, key.to_u64()),
+            Self::Conn(key) => (4, key.to_u64()),
             Self::Task(number) => (5, number),
-            Self::Receive(key) => (6, of_key(key)),
+            Self::Receive(key) => (6, key.to_u64()),
         };
         kind << Self::KIND_SHIFT | rest
     }
 
     pub(super) fn unpack(payload: u64) -> Option<Self> {
         let rest = payload & ((1 << Self::KIND_SHIFT) - 1);
-        let key = || Some(Key::new(rest as u32, Generation::new((rest >> 32) as u32)?));
+        let key = || Key::from_u64(rest);
         Some(match payload >> Self::KIND_SHIFT {
             0 => Self::Stop,
             1 => Self::Drain,
@@ -280,11 +279,13 @@ impl fmt::Debug for Tasks {
 
 #[cfg(test)]
 mod tests {
+    use kolk_engine::token::Generation;
+
     use super::*;
 
     #[test]
     fn what_a_timer_is_for_comes_back_as_it_was() {
-        let key = Key::new(u32::MAX, Generation::LAST);
+        let key = Key::new(Key::MAX_INDEX, Generation::LAST);
         for due in [
             Due::Stop,
             Due::Drain,

@@ -4,7 +4,7 @@ use std::io;
 
 use kolk_engine::buffer::Lease;
 use kolk_engine::op::Interest;
-use kolk_engine::token::{Generation, Key};
+use kolk_engine::token::Key;
 
 use super::adopt::Kind;
 use super::pending::Lane;
@@ -82,10 +82,10 @@ impl Conn {
 /// What a timer of the loop ends, with whose it is: the payload of that timer.
 ///
 /// ```text
-///   63  56 55        32 31          0
-///  +------+------------+-------------+
-///  | due  | generation |    index    |
-///  +------+------------+-------------+
+///   63  56 55 48 47            0
+///  +------+-----+---------------+
+///  | due  |  0  |      key      |
+///  +------+-----+---------------+
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -98,7 +98,7 @@ pub(super) enum Due {
 
 impl Due {
     pub(super) fn pack(self, key: Key) -> u64 {
-        (self as u64) << 56 | u64::from(key.generation().get()) << 32 | u64::from(key.index())
+        (self as u64) << 56 | key.to_u64()
     }
 
     pub(super) fn unpack(payload: u64) -> Option<(Self, Key)> {
@@ -109,13 +109,14 @@ impl Due {
             3 => Self::Relay,
             _ => return None,
         };
-        let generation = Generation::new((payload >> 32) as u32 & 0xff_ffff)?;
-        Some((due, Key::new(payload as u32, generation)))
+        Some((due, Key::from_u64(payload)?))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use kolk_engine::token::Generation;
+
     use super::*;
 
     #[test]
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_payload_says_what_is_due_and_whose() {
-        let key = Key::new(u32::MAX, Generation::LAST);
+        let key = Key::new(Key::MAX_INDEX, Generation::LAST);
         for due in [Due::Input, Due::Output, Due::Timer, Due::Relay] {
             assert_eq!(Due::unpack(due.pack(key)), Some((due, key)));
         }
