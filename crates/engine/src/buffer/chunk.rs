@@ -33,6 +33,7 @@ pub struct FileRange {
 
 impl Chunk {
     /// Number of bytes to send.
+    #[inline(always)]
     pub fn len(&self) -> u64 {
         match self {
             Self::Shared(bytes) => bytes.len() as u64,
@@ -48,7 +49,8 @@ impl Chunk {
     }
 
     /// The bytes, unless they lie in a file.
-    pub(super) fn as_bytes(&self) -> Option<&[u8]> {
+    #[inline(always)]
+    pub(crate) fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Shared(bytes) => Some(bytes),
             Self::Static(bytes) => Some(bytes),
@@ -59,36 +61,42 @@ impl Chunk {
 }
 
 impl From<Bytes> for Chunk {
+    #[inline(always)]
     fn from(bytes: Bytes) -> Self {
         Self::Shared(bytes)
     }
 }
 
 impl From<Vec<u8>> for Chunk {
+    #[inline(always)]
     fn from(bytes: Vec<u8>) -> Self {
         Self::Shared(bytes.into())
     }
 }
 
 impl From<Lease> for Chunk {
+    #[inline(always)]
     fn from(lease: Lease) -> Self {
         Self::Lease(lease)
     }
 }
 
 impl From<&'static [u8]> for Chunk {
+    #[inline(always)]
     fn from(bytes: &'static [u8]) -> Self {
         Self::Static(bytes)
     }
 }
 
 impl From<&'static str> for Chunk {
+    #[inline(always)]
     fn from(text: &'static str) -> Self {
         Self::Static(text.as_bytes())
     }
 }
 
 impl From<FileRange> for Chunk {
+    #[inline(always)]
     fn from(range: FileRange) -> Self {
         Self::File(range)
     }

@@ -49,7 +49,7 @@ impl LinkedBuffer {
     }
 
     /// Appends a piece; an empty one is dropped.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, piece: Lease) {
         if piece.is_empty() {
             return;
@@ -57,8 +57,13 @@ impl LinkedBuffer {
         if self.head.is_empty() {
             self.head = piece;
         } else {
-            self.rest.get_or_insert_default().push_back(piece);
+            self.push_behind(piece);
         }
+    }
+
+    #[inline(never)]
+    fn push_behind(&mut self, piece: Lease) {
+        self.rest.get_or_insert_default().push_back(piece);
     }
 
     /// The first piece: empty only when the whole buffer is.
@@ -122,7 +127,7 @@ impl LinkedBuffer {
     }
 
     /// Takes everything as one lease. Bytes that lie in several pieces are joined, by a copy.
-    #[inline]
+    #[inline(always)]
     pub fn take_all(&mut self) -> Lease {
         if self.rest.is_some() {
             self.join(self.len());

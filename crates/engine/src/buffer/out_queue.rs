@@ -177,7 +177,8 @@ impl OutQueue {
         }
     }
 
-    fn push_kept(&mut self, chunk: Chunk) {
+    /// Appends a chunk by reference.
+    pub(crate) fn push_kept(&mut self, chunk: Chunk) {
         if !chunk.is_empty() {
             self.len += chunk.len();
             self.push_piece(Piece::Kept(chunk));
@@ -259,7 +260,7 @@ impl OutQueue {
     /// # Panics
     ///
     /// If there are fewer.
-    #[inline]
+    #[inline(always)]
     pub fn advance(&mut self, count: u64) {
         assert!(count <= self.len, "{count} bytes sent of {}", self.len);
         self.len -= count;
@@ -271,7 +272,7 @@ impl OutQueue {
     }
 
     /// Moves the front on by `count` bytes.
-    #[inline]
+    #[inline(never)]
     fn pass(&mut self, count: u64) {
         let of_lead = self.lead().len().min(usize::try_from(count).unwrap_or(usize::MAX));
         self.lead_sent += of_lead;

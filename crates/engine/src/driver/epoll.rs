@@ -15,7 +15,6 @@
 //! A send is tried when it is submitted; a receive is not, since in request and response traffic the
 //! next request is not there yet.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -24,6 +23,7 @@ use bytes::BytesMut;
 use super::datagrams::{DatagramCalls, Share};
 use super::linux::{self, EventFd};
 use super::readiness::{self, Attempt, Received};
+use super::run_queue::RunQueue;
 use super::shelf::{Place, Shelf};
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
 use crate::buffer::{Arena, DatagramQueue, Lease, OutQueue};
@@ -42,9 +42,7 @@ pub struct Epoll {
     /// By slot number.
     rows: Vec<Row>,
     /// Slots with an operation whose ready bit is set. A slot stands here at most once.
-    run: VecDeque<Key>,
-    /// How many of them may still run in this turn.
-    run_share: usize,
+    run: RunQueue,
     /// What completed beside what [`Self::next_completion`] was asked for.
     done: Completions,
     /// Buffers of receives in flight that brought their own.
@@ -178,8 +176,7 @@ impl Epoll {
             epoll,
             wake,
             rows: Vec::new(),
-            run: VecDeque::new(),
-            run_share: 0,
+            run: RunQueue::default(),
             done: Completions::new(),
             buffers: Shelf::new(),
             arena: Arena::new(config.arena_block_size, config.arena_blocks),
@@ -273,10 +270,43 @@ impl Epoll {
     }
 
     #[inline(always)]
-    pub(super) fn send(&mut self, key: Key, queue: Box<OutQueue>) -> Option<Box<OutQueue>> {
+    pub(super) fn send(&mut self, key: Key, mut queue: Box<OutQueue>) -> Option<Box<OutQueue>> {
         let row = &mut self.rows[key.index() as usize];
         debug_assert_eq!(row.generation, Some(key.generation()), "{key:?} is stale");
-        match row.send_queue(queue) {
+        // What most sends are: one piece, that leaves whole.
+        if let Some(bytes) = queue.single_slice() {
+            match linux::send(row.fd(), bytes) {
+                Ok(count) if count as u64 == queue.len() => {
+                    queue.advance(count as u64);
+                    return Some(queue);
+                }
+                result => return self.go_on_sending(key, queue, result),
+            }
+        }
+        self.go_on_sending(key, queue, Ok(0))
+    }
+
+    /// After the first call for a send: `first` is what came of it, 0 if there was none.
+    #[inline(never)]
+    fn go_on_sending(
+        &mut self,
+        key: Key,
+        mut queue: Box<OutQueue>,
+        first: io::Result<usize>,
+    ) -> Option<Box<OutQueue>> {
+        let row = &mut self.rows[key.index() as usize];
+        let ended = match Attempt::from(first) {
+            Attempt::Done(Ok(count)) => {
+                queue.advance(count as u64);
+                row.send_queue(queue)
+            }
+            Attempt::Done(Err(error)) => Some((queue, Err(error))),
+            Attempt::WouldBlock => {
+                row.keep_sending(queue, false);
+                None
+            }
+        };
+        match ended {
             Some((queue, Ok(()))) => return Some(queue),
             Some((queue, Err(error))) => {
                 self.done.push_back(Completion { key, outcome: Outcome::Sent(queue, Err(error)) });
@@ -299,22 +329,21 @@ impl Epoll {
         for index in 0..count {
             self.note_event(self.events[index]);
         }
-        self.run_share = self.run.len().min(COMPLETIONS_PER_TURN);
+        self.run.begin_turn(COMPLETIONS_PER_TURN);
         Ok(())
     }
 
     #[inline]
     pub(super) fn next_frequent(&mut self) -> Option<Frequent> {
-        if !self.done.is_empty() || self.run_share == 0 {
+        if !self.done.is_empty() {
             return None;
         }
-        let key = *self.run.front()?;
+        let key = self.run.front()?;
         let row = self.rows.get_mut(key.index() as usize)?;
         if row.generation != Some(key.generation()) || !row.only_receives() {
             return None;
         }
-        self.run_share -= 1;
-        self.run.pop_front();
+        self.run.take_front();
         if let Some(next) = self.upcoming() {
             self.prefetch(next);
         }
@@ -325,7 +354,7 @@ impl Epoll {
         {
             row.queued = row.go_on_receiving(received.drained);
             if row.queued {
-                self.run.push_back(key);
+                self.run.push(key);
             }
             return Some(Frequent::Received(key, self.arena.lend(received.bytes)));
         }
@@ -346,7 +375,7 @@ impl Epoll {
 
     #[inline]
     pub(super) fn upcoming(&self) -> Option<Key> {
-        self.run.front().copied()
+        self.run.front()
     }
 
     #[inline]
@@ -355,11 +384,8 @@ impl Epoll {
             if let Some(completion) = self.done.pop_front() {
                 return Some(completion);
             }
-            if self.run_share == 0 {
-                return None;
-            }
-            self.run_share -= 1;
-            let key = self.run.pop_front()?;
+            let key = self.run.front()?;
+            self.run.take_front();
             if let Some(outcome) = self.run_slot(key) {
                 return Some(Completion { key, outcome });
             }
@@ -480,8 +506,7 @@ impl Epoll {
                 // Whoever could not be served is the first of the next turn.
                 self.stats.buffers_exhausted += 1;
                 self.rows[key.index() as usize].queued = true;
-                self.run.push_front(key);
-                self.run_share = 0;
+                self.run.put_back();
                 None
             }
         }
@@ -561,7 +586,7 @@ impl Epoll {
         let row = &mut self.rows[key.index() as usize];
         if row.can_run() && !row.queued {
             row.queued = true;
-            self.run.push_back(key);
+            self.run.push(key);
         }
     }
 }
@@ -573,18 +598,22 @@ impl Row {
     }
 
     /// Sends what it can of a queue; what came of it, unless a rest stays here and goes on by itself.
-    #[inline(always)]
     fn send_queue(&mut self, mut queue: Box<OutQueue>) -> Option<(Box<OutQueue>, io::Result<()>)> {
         debug_assert!(matches!(self.send, Send::None), "a send is in flight already");
-        self.ready.writable = match readiness::send_queue(self.fd(), &mut queue) {
-            Attempt::Done(Ok(())) if !queue.is_empty() => true,
+        match readiness::send_queue(self.fd(), &mut queue) {
+            Attempt::Done(Ok(())) if !queue.is_empty() => self.keep_sending(queue, true),
             Attempt::Done(result) => return Some((queue, result)),
-            Attempt::WouldBlock => false,
-        };
+            Attempt::WouldBlock => self.keep_sending(queue, false),
+        }
+        None
+    }
+
+    /// A rest stays here, and goes on by itself.
+    fn keep_sending(&mut self, mut queue: Box<OutQueue>, writable: bool) {
+        self.ready.writable = writable;
         // A peer that does not read must not pin the arena.
         queue.make_private();
         self.send = Send::Queue(queue);
-        None
     }
 
     fn accept(&mut self, key: Key, completions: &mut Completions) {

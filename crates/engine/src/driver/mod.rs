@@ -27,6 +27,8 @@ mod epoll;
 mod linux;
 mod probe;
 mod readiness;
+#[cfg(target_os = "linux")]
+mod run_queue;
 mod shelf;
 mod sim;
 #[cfg(target_os = "linux")]
@@ -346,6 +348,7 @@ pub enum Socket {
 
 impl Socket {
     /// The descriptor, unless the socket is simulated.
+    #[inline(always)]
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Descriptor(fd) => Some(fd.as_fd()),

@@ -102,25 +102,25 @@ pub(super) fn send_datagram(fd: BorrowedFd<'_>, datagram: &OutDatagram) -> Attem
     Attempt::from(sent.map(drop))
 }
 
-/// Sends until the queue is empty, its share of the turn is used up, the socket would block, or it fails.
-#[inline(always)]
+/// Sends a queue that is not empty until it is, its share of the turn is used up, the socket would block, or it fails.
 pub(super) fn send_queue(fd: BorrowedFd<'_>, queue: &mut OutQueue) -> Attempt<()> {
     let mut sent = 0;
-    while !queue.is_empty() && sent < SEND_BYTES_PER_TURN {
+    loop {
         match send_some(fd, queue) {
             Attempt::Done(Ok(count)) => {
                 queue.advance(count);
                 sent += count;
+                if queue.is_empty() || sent >= SEND_BYTES_PER_TURN {
+                    return Attempt::Done(Ok(()));
+                }
             }
             Attempt::Done(Err(error)) => return Attempt::Done(Err(error)),
             Attempt::WouldBlock => return Attempt::WouldBlock,
         }
     }
-    Attempt::Done(Ok(()))
 }
 
 /// Sends the front of the queue with one system call.
-#[inline(always)]
 fn send_some(fd: BorrowedFd<'_>, queue: &OutQueue) -> Attempt<u64> {
     match queue.single_slice() {
         Some(bytes) => Attempt::from(linux::send(fd, bytes).map(|count| count as u64)),
@@ -129,7 +129,6 @@ fn send_some(fd: BorrowedFd<'_>, queue: &OutQueue) -> Attempt<u64> {
 }
 
 /// The same for a front of several pieces, or of a file.
-#[inline(never)]
 fn send_pieces(fd: BorrowedFd<'_>, queue: &OutQueue) -> Attempt<u64> {
     if let Some(range) = queue.front_file() {
         return send_file(fd, &range);

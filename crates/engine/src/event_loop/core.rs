@@ -39,6 +39,8 @@ pub struct Core {
     pub(super) spare_queues: Vec<Box<OutQueue>>,
     pub(super) loop_number: u16,
     pub(super) now: Timestamp,
+    /// Whose completion the driver will probably bring next.
+    upcoming: Option<Key>,
     /// Completions and timers that this turn may still dispatch.
     budget: Budget,
     turns: u64,
@@ -85,6 +87,7 @@ impl Core {
             spare_queues: Vec::new(),
             loop_number: config.loop_number,
             now,
+            upcoming: None,
             budget: Budget::TURN,
             turns: 0,
             timer_operations: 0,
@@ -121,7 +124,8 @@ impl Core {
         while self.events.is_empty() && self.completions.is_empty() && self.budget.completions > 0 {
             let frequent = self.driver.next_frequent()?;
             self.budget.completions -= 1;
-            if let Some(next) = self.driver.upcoming() {
+            self.upcoming = self.driver.upcoming();
+            if let Some(next) = self.upcoming {
                 self.slots.prefetch(next);
             }
             match frequent {
@@ -152,7 +156,7 @@ impl Core {
     /// can [fetch](Table::prefetch) it into the cache in time.
     #[inline]
     pub fn upcoming(&self) -> Option<Key> {
-        self.driver.upcoming()
+        self.upcoming
     }
 
     /// Bytes for nobody: the connection is closing.

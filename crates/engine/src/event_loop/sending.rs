@@ -26,12 +26,26 @@ impl Core {
     /// `NotConnected` for a stale name or a connection that is closing or whose output was ended.
     #[inline(always)]
     pub fn write(&mut self, conn: ConnId, chunk: Chunk) -> io::Result<u64> {
+        // Taken apart, and put together again if it is long: so a small one never leaves the registers.
+        match chunk {
+            Chunk::Lease(lease) if lease.len() <= limits::COPY_SIZE => self.write_copy(conn, &lease),
+            Chunk::Lease(lease) => self.write_kept(conn, Chunk::Lease(lease)),
+            Chunk::Shared(bytes) if bytes.len() <= limits::COPY_SIZE => self.write_copy(conn, &bytes),
+            Chunk::Shared(bytes) => self.write_kept(conn, Chunk::Shared(bytes)),
+            Chunk::Static(bytes) if bytes.len() <= limits::COPY_SIZE => self.write_copy(conn, bytes),
+            Chunk::Static(bytes) => self.write_kept(conn, Chunk::Static(bytes)),
+            Chunk::File(range) => self.write_kept(conn, Chunk::File(range)),
+        }
+    }
+
+    #[inline(never)]
+    fn write_kept(&mut self, conn: ConnId, chunk: Chunk) -> io::Result<u64> {
         let len = chunk.len();
         if len == 0 {
             return Ok(self.queued(conn));
         }
         let (queue, queued) = self.out_queue(conn, len)?;
-        queue.push(chunk);
+        queue.push_kept(chunk);
         Ok(queued)
     }
 
@@ -166,14 +180,13 @@ impl Core {
         }
         slot.queued = slot.queued.saturating_add(len);
         let spare_queues = &mut self.spare_queues;
-        let queue = slot.out.get_or_insert_with(|| {
-            let queue = spare_queues.pop().unwrap_or_default();
+        if slot.out.is_none() {
+            slot.out = Some(spare_queues.pop().unwrap_or_default());
             if let Some(next) = spare_queues.last() {
                 prefetch(&**next);
             }
-            queue
-        });
-        Ok((queue, slot.queued))
+        }
+        Ok((slot.out.as_mut().expect("set above"), slot.queued))
     }
 
     /// Starts one send for each connection that was written to.
@@ -215,11 +228,18 @@ impl Core {
             self.spare_queues.push(queue);
             return self.after_output(key);
         }
-        slot.sending = true;
-        let Some(queue) = self.driver.send(key, queue) else { return };
-        if let Some(count) = self.on_all_sent(key, queue) {
-            self.sent.push_back((ConnId::new(self.loop_number, key), count));
+        let Some(queue) = self.driver.send(key, queue) else {
+            slot.sending = true;
+            return;
+        };
+        if slot.phase != Phase::Open || slot.output_ended {
+            return self.on_sent(key, queue, Ok(()));
         }
+        slot.queued = 0;
+        if slot.reports_sends {
+            self.sent.push_back((ConnId::new(self.loop_number, key), queue.sent()));
+        }
+        self.keep(queue);
     }
 
     /// Keeps a queue that was sent, or is not to be, for the next use.

@@ -84,12 +84,23 @@ impl Conn<'_> {
     /// instead, which is cheaper.
     #[inline]
     pub fn write(&mut self, chunk: impl Into<Chunk>) {
+        if self.home.careless == 0 {
+            return self.write_if_admitted(chunk.into());
+        }
         let chunk = chunk.into();
         let len = chunk.len();
-        if !self.admits(len) {
-            return;
-        }
         if let Ok(queued) = self.event_loop.write(self.id, chunk) {
+            self.wrote(len, queued);
+        }
+    }
+
+    /// The same where not every message may be queued.
+    #[cold]
+    fn write_if_admitted(&mut self, chunk: Chunk) {
+        let len = chunk.len();
+        if self.admits(len)
+            && let Ok(queued) = self.event_loop.write(self.id, chunk)
+        {
             self.wrote(len, queued);
         }
     }

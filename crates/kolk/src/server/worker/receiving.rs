@@ -2,12 +2,13 @@
 
 use std::io;
 
-use kolk_engine::Close;
 use kolk_engine::buffer::{Lease, LinkedBuffer};
 use kolk_engine::op::is_cancelled;
 use kolk_engine::token::ConnId;
+use kolk_engine::{Close, Core};
 
-use super::{Running, Worker};
+use super::{Entry, Running, Worker};
+use crate::server::context::LoopState;
 use crate::server::handler::{Action, CloseReason, Handler};
 use crate::server::state::{Gate, Reading};
 use crate::server::{Conn, Input};
@@ -23,25 +24,26 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         if !entry.state.gate.is_open() {
             return self.feed_if_it_may(id);
         }
-        self.feed(id);
+        self.running = Running::Conn(id);
+        let answer = entry.hand_over(id, &mut self.handler, &mut self.event_loop, &mut self.home);
+        self.after_data(id, answer);
     }
 
     /// Hands over what is there.
-    #[inline(always)]
     fn feed(&mut self, id: ConnId) {
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
-        self.home.stats.messages += 1;
-        let mut conn =
-            Conn { event_loop: &mut self.event_loop, home: &mut self.home, state: &mut entry.state, id };
-        let mut input = Input::new(&mut entry.input);
         self.running = Running::Conn(id);
-        let action = self.handler.on_data(&mut entry.session, &mut conn, &mut input);
+        let answer = entry.hand_over(id, &mut self.handler, &mut self.event_loop, &mut self.home);
+        self.after_data(id, answer);
+    }
+
+    #[inline(always)]
+    fn after_data(&mut self, id: ConnId, answer: Answer) {
         self.running = Running::Nothing;
-        let needs = input.needs();
-        if needs > 0 || !entry.input.is_empty() {
-            self.keep_rest(id, needs);
+        if answer.needs > 0 || answer.left_some {
+            self.keep_rest(id, answer.needs);
         }
-        self.after_callback(id, action);
+        self.after_callback(id, answer.action);
     }
 
     /// What the handler left is kept, out of the loop's memory.
@@ -145,5 +147,32 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             }
             _ => {}
         }
+    }
+}
+
+/// What came of a call of `on_data`.
+struct Answer {
+    action: Action,
+    /// What the handler says it needs, 0 if it said nothing.
+    needs: usize,
+    /// Not everything was consumed.
+    left_some: bool,
+}
+
+impl<S> Entry<S> {
+    /// Calls the handler with what is there.
+    #[inline(always)]
+    fn hand_over<H: Handler<M, Session = S>, M>(
+        &mut self,
+        id: ConnId,
+        handler: &mut H,
+        event_loop: &mut Core,
+        home: &mut LoopState,
+    ) -> Answer {
+        home.stats.messages += 1;
+        let mut conn = Conn { event_loop, home, state: &mut self.state, id };
+        let mut input = Input::new(&mut self.input);
+        let action = handler.on_data(&mut self.session, &mut conn, &mut input);
+        Answer { action, needs: input.needs(), left_some: !self.input.is_empty() }
     }
 }
