@@ -62,8 +62,14 @@ impl Rig {
 
     #[track_caller]
     pub(crate) fn with_config(world: World, driver_config: DriverConfig) -> Self {
+        Self::with(world, Config { driver_config, ..Config::default() })
+    }
+
+    /// A rig whose loop is configured so, but for its driver.
+    #[track_caller]
+    pub(crate) fn with(world: World, config: Config) -> Self {
         let net = world.net();
-        let config = Config { driver: world.choice(net.as_ref()), driver_config, ..Config::default() };
+        let config = Config { driver: world.choice(net.as_ref()), ..config };
         let event_loop = EventLoop::new(&config).expect("the kernel offers this driver");
         assert_eq!(event_loop.driver_kind(), world.driver);
         Self {
