@@ -11,9 +11,11 @@ everywhere!(
     r09_a_handler_says_how_many_bytes_it_needs,
     r09_the_rest_comes_although_it_is_less_than_was_needed,
     r09_a_need_above_the_input_limit_closes,
+    r09_a_need_that_is_met_is_over,
     r16_a_paused_connection_is_not_read_and_loses_nothing,
     r16_a_pause_holds_back_the_end_of_the_stream_too,
     r16_reading_pauses_above_the_high_watermark,
+    r16_reading_goes_on_above_the_high_watermark_if_told_to,
 );
 
 on_real_kernels!(r16_a_paused_connection_closes_the_peers_window);
@@ -157,6 +159,76 @@ fn r16_a_pause_holds_back_the_end_of_the_stream_too(world: &World) {
     assert_eq!(String::from_utf8_lossy(&peer.rest()), "last words");
     assert_eq!(told.next(), "data");
     assert_eq!(told.next_of("close"), "close: closed by the peer");
+}
+
+/// A pause that comes after a need was met: what arrives then, however little, is handed over.
+fn r09_a_need_that_is_met_is_over(world: &World) {
+    for needs_more in [true, false] {
+        let (tell, told) = telling();
+        let (tell_name, name) = names();
+        let server = start(world.server(), move || {
+            let (mut calls, tell_name) = (Calls::<bool>::new(&tell), tell_name.clone());
+            calls.open = Box::new(move |conn| {
+                tell_name.send(conn.id()).expect("the test waits");
+                false
+            });
+            calls.data = Box::new(|has_frame, conn, input| {
+                match input.take_exact(if *has_frame { 1 } else { 10 }) {
+                    Some(part) => conn.write(part),
+                    None => input.need(10),
+                }
+                *has_frame |= input.is_empty();
+                Action::Continue
+            });
+            calls.message = Box::new(|_, conn, ()| {
+                conn.pause_reading();
+                conn.resume_reading();
+                Action::Continue
+            });
+            calls
+        });
+        let mut peer = world.connect(&server);
+        let conn = name();
+        if needs_more {
+            peer.send("0123");
+            told.next_of("data");
+            peer.send("456789");
+        } else {
+            peer.send("0123456789");
+        }
+        peer.expect("0123456789");
+        server.handle().message(conn, ()).expect("it is open");
+        told.next_of("message");
+        peer.send("x");
+        peer.expect("x");
+    }
+}
+
+/// With a peer that does not read.
+fn r16_reading_goes_on_above_the_high_watermark_if_told_to(world: &World) {
+    let (tell, told) = telling();
+    let stuck = world.stuck();
+    let builder = world.server().output_watermarks(1000, 10_000).pause_reading_when_full(false);
+    let server = start(builder, move || {
+        let mut calls = Calls::<()>::new(&tell);
+        calls.data = Box::new(move |(), conn, input| {
+            let is_first = conn.is_writable();
+            assert_eq!(&*input.take(), if is_first { b"1" } else { b"2" });
+            conn.write(if is_first { pattern(stuck) } else { b"and this".to_vec() });
+            assert!(!conn.is_writable(), "it tells as much, and goes on");
+            Action::Continue
+        });
+        calls
+    });
+    let mut peer = world.connect(&server);
+    peer.send("1");
+    told.expect(&["open", "data"]);
+    peer.send("2");
+    told.expect(&["data"]);
+    peer.expect(pattern(stuck));
+    peer.expect("and this");
+    told.next_of("writable");
+    assert_eq!(server.stats().panics, 0);
 }
 
 /// An echo to a peer that writes everything before it reads anything: memory stays bounded, and no byte is lost.

@@ -56,7 +56,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         if len.max(needs) > limit {
             return self.close(id, CloseReason::InputLimit, Close::Flush);
         }
-        entry.state.needs = needs as u32;
+        entry.state.needs = if needs > len { needs as u32 } else { 0 };
         entry.state.gate.set(Gate::NEEDS_MORE, needs > len);
     }
 
@@ -72,6 +72,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         if !entry.state.gate.is_open() {
             entry.input.make_private();
         } else if !entry.input.is_empty() {
+            // It is met: what comes after the next pause is not to wait for it.
+            entry.state.needs = 0;
             self.feed(id);
         }
     }
@@ -111,6 +113,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
         if entry.state.gate.has(Gate::NEEDS_MORE) && !entry.input.is_empty() {
             entry.state.gate.set(Gate::NEEDS_MORE, false);
+            entry.state.needs = 0;
             self.feed(id);
             if ended(self).is_none() {
                 return;
