@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
+
 /// What every fallible function of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -64,6 +66,10 @@ impl Error {
     /// `tried`, on what, failed with `source`; `advice` says what to do and may be empty.
     pub(crate) fn io(tried: impl fmt::Display, source: io::Error, advice: &str) -> Self {
         let reason = reason(&source);
+        let advice = match advice {
+            "" if lacks_descriptors(&source) => "no descriptor is free: raise `ulimit -n`",
+            advice => advice,
+        };
         let message = if advice.is_empty() {
             format!("{tried}: {reason}")
         } else {
@@ -230,6 +236,12 @@ impl Error {
 }
 
 /// The reason in plain words, without the number that the standard library appends.
+/// The table of descriptors, of the process or of the system, is full.
+fn lacks_descriptors(error: &io::Error) -> bool {
+    let full = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| full.contains(&code))
+}
+
 fn reason(error: &io::Error) -> String {
     let text = match error.kind() {
         io::ErrorKind::AddrInUse => "the address is in use",

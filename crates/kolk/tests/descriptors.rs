@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::fs::File;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::thread;
@@ -11,15 +10,7 @@ use std::time::Duration;
 use kolk::DriverKind;
 use kolk::server::{Action, CloseReason, Conn, Handler, Input};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::{PATIENCE, connect, exchange, server, until};
-
-/// Takes all descriptors of the process but so many.
-fn take_all_but(few: usize) -> Vec<File> {
-    let any = File::open("/dev/null").expect("every system has it");
-    let mut taken: Vec<_> = std::iter::from_fn(|| any.try_clone().ok()).collect();
-    taken.truncate(taken.len() - few);
-    taken
-}
+use support::{PATIENCE, connect, exchange, server, take_all_but, until};
 
 struct Echo(std::sync::mpsc::Sender<String>);
 

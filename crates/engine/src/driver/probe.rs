@@ -70,27 +70,36 @@ fn open_best(config: &DriverConfig) -> io::Result<Opened> {
             reason: "io_uring: chosen, the kernel offers what is needed".into(),
         }),
         // A full descriptor table fails every driver; wrong sizes are the program's.
-        Err(error) if is_not_the_kernels_refusal(&error) => Err(error),
+        Err(error) if is_not_the_kernels_refusal(&error) => Err(cannot_open(DriverKind::IoUring, error)),
         Err(error) => {
             let reason = format!("epoll: chosen, because io_uring is not to be had: {}", explain(&error));
-            Ok(Opened { driver: Driver::Epoll(Box::new(Epoll::new(config)?)), reason })
+            Ok(Opened { driver: open_epoll(config)?, reason })
         }
     }
 }
 
 fn open_only(kind: DriverKind, config: &DriverConfig, why: &str) -> io::Result<Opened> {
     let driver = match kind {
-        DriverKind::IoUring => Driver::Uring(Box::new(Uring::new(config).map_err(|error| {
-            let message = format!("cannot open io_uring: {}", explain(&error));
-            io::Error::new(error.kind(), message)
-        })?)),
-        DriverKind::Epoll => Driver::Epoll(Box::new(Epoll::new(config)?)),
+        DriverKind::IoUring => {
+            let driver = Uring::new(config).map_err(|error| cannot_open(kind, error))?;
+            Driver::Uring(Box::new(driver))
+        }
+        DriverKind::Epoll => open_epoll(config)?,
         DriverKind::Sim => {
             let message = "the simulated kernel is opened by DriverChoice::Sim, which brings its network";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
     };
     Ok(Opened { driver, reason: format!("{kind}: {why}") })
+}
+
+fn open_epoll(config: &DriverConfig) -> io::Result<Driver> {
+    let driver = Epoll::new(config).map_err(|error| cannot_open(DriverKind::Epoll, error))?;
+    Ok(Driver::Epoll(Box::new(driver)))
+}
+
+fn cannot_open(kind: DriverKind, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot open {kind}: {}", explain(&error)))
 }
 
 fn is_not_the_kernels_refusal(error: &io::Error) -> bool {
@@ -108,6 +117,8 @@ fn explain(error: &io::Error) -> String {
         Some(libc::ENOMEM) => "the limit of locked memory is too low (raise ulimit -l)",
         Some(libc::EINVAL) => "the kernel is too old: 6.1 or newer is needed",
         Some(libc::EMFILE | libc::ENFILE) => "no descriptor is free (raise ulimit -n)",
+        // Not the kernel's: the text says it all.
+        None => return error.to_string(),
         _ => "see `kolk doctor`",
     };
     format!("{error}: {advice}")

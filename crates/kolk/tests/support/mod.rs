@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses some of it")]
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -86,6 +87,15 @@ pub(crate) fn reset(stream: TcpStream) {
 /// Bytes that tell when one is lost, doubled or out of place.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|index| (index % 251) as u8 ^ (index >> 8) as u8).collect()
+}
+
+/// Takes all descriptors that the process may still open, but so many.
+pub(crate) fn take_all_but(few: usize) -> Vec<File> {
+    let any = File::open("/dev/null").expect("every system has it");
+    let mut taken: Vec<_> = std::iter::from_fn(|| any.try_clone().ok()).collect();
+    taken.push(any);
+    taken.truncate(taken.len() - few);
+    taken
 }
 
 #[derive(Debug, PartialEq, Eq)]

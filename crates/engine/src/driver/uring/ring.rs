@@ -63,6 +63,7 @@ impl Ring {
     /// Creates the ring disabled; the first [`enter`](Self::enter) enables it on its own thread.
     pub(super) fn new(config: &DriverConfig) -> io::Result<Self> {
         let ring = create(config)?;
+        try_enter(&ring)?;
         let mut wait_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         if ring.params().is_feature_no_iowait() {
             wait_flags |= EnterFlags::NO_IOWAIT;
@@ -293,6 +294,15 @@ fn create(config: &DriverConfig) -> io::Result<IoUring> {
         }
     }
     Err(refusal.expect("the loop runs at least once"))
+}
+
+/// Whether the ring may be entered: a sandbox may forbid that call alone. While the ring is disabled it has no
+/// other effect than `EBADFD`.
+fn try_enter(ring: &IoUring) -> io::Result<()> {
+    match ring.submitter().submit() {
+        Err(error) if error.raw_os_error() != Some(libc::EBADFD) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Whether an enter ended for a reason that the next one does not share: the timeout, a signal, or
