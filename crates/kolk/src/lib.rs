@@ -48,7 +48,7 @@ pub use address::{ListenAddress, ParseAddressError};
 pub use error::{Error, Result};
 pub use kolk_engine::buffer::{Chunk, FileRange, Lease};
 pub use kolk_engine::clock::Timestamp;
-pub use kolk_engine::driver::{DriverChoice, DriverKind};
+pub use kolk_engine::driver::{DriverChoice, DriverConfig, DriverKind};
 pub use kolk_engine::op::Interest;
 pub use kolk_engine::socket::{Address, Keepalive, SocketOptions};
 pub use kolk_engine::token::ConnId;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use kolk_engine::driver::DriverChoice;
+use kolk_engine::driver::{DriverChoice, DriverConfig};
 use kolk_engine::socket::SocketOptions;
 
 use super::handler::Handler;
@@ -34,6 +34,7 @@ impl Server {
             event_loops: None,
             settings: Settings {
                 driver: DriverChoice::Auto,
+                driver_config: DriverConfig::default(),
                 pin: false,
                 sockets: SocketSettings::default(),
                 input_limit: INPUT_LIMIT,
@@ -68,6 +69,7 @@ pub struct Builder {
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) driver: DriverChoice,
+    pub(super) driver_config: DriverConfig,
     pub(super) pin: bool,
     pub(super) sockets: SocketSettings,
     pub(super) input_limit: usize,
@@ -113,6 +115,26 @@ impl Builder {
     /// the environment variable `KOLK_DRIVER` overrides that default.
     pub fn driver(mut self, driver: DriverChoice) -> Self {
         self.settings.driver = driver;
+        self
+    }
+
+    /// Sizes of the memory that each loop shares with the kernel. The defaults suit small messages on very many
+    /// connections; too little of anything makes a server slower, never wrong, and [`Stats`](super::Stats)
+    /// counts how often: `buffers_exhausted`, `early_submits`, `overflows`.
+    ///
+    /// # Examples
+    ///
+    /// Larger receive buffers, for a few connections that send 32 KiB at a time:
+    ///
+    /// ```
+    /// use kolk::DriverConfig;
+    /// use kolk::server::Server;
+    ///
+    /// let sizes = DriverConfig { ring_buffers: 64, ring_buffer_size: 32 * 1024, ..DriverConfig::default() };
+    /// let builder = Server::builder().listen("tcp://127.0.0.1:0").driver_config(sizes);
+    /// ```
+    pub fn driver_config(mut self, sizes: DriverConfig) -> Self {
+        self.settings.driver_config = sizes;
         self
     }
 

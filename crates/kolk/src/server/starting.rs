@@ -249,6 +249,7 @@ impl Plan {
         }
         let config = Config {
             driver: self.settings.driver.clone(),
+            driver_config: self.settings.driver_config.clone(),
             loop_number: self.number as u16,
             close_timeout: self.settings.close_timeout,
             ..Config::default()

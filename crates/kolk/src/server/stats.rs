@@ -53,6 +53,10 @@ pub struct Stats {
     pub timer_operations: u64,
     /// Times a receive found no free buffer and went on another way.
     pub buffers_exhausted: u64,
+    /// Times a turn brought more than the kernel's completion queue holds; the rest came with the next (io_uring).
+    pub overflows: u64,
+    /// Operations that found the submission queue full, and had it submitted before the turn's end (io_uring).
+    pub early_submits: u64,
     /// Requests of [`ServerHandle`](super::ServerHandle)s that loops took in.
     pub requests: u64,
     /// System calls made to wake loops for them.
@@ -112,4 +116,6 @@ published! {
     turns,
     timer_operations,
     buffers_exhausted,
+    overflows,
+    early_submits,
 }

@@ -49,6 +49,7 @@ macro_rules! on_real_kernels {
 pub(crate) use {everywhere, on_real_kernels};
 
 /// A kernel, and what is around it.
+#[derive(Clone)]
 pub(crate) struct World {
     driver: DriverKind,
     net: Option<SimNet>,
@@ -71,7 +72,7 @@ impl World {
         Self { driver, net: None }
     }
 
-    fn simulated(config: SimConfig) -> Self {
+    pub(crate) fn simulated(config: SimConfig) -> Self {
         Self { driver: DriverKind::Sim, net: Some(SimNet::new(config)) }
     }
 

@@ -11,6 +11,7 @@ use kolk::watcher::{Completion, Operation, OperationId, Request};
 use kolk::{ConnId, DriverKind};
 use kolk_engine::driver::{SimConfig, SimNet};
 
+use crate::dice::Dice;
 use crate::support::{Peer, Rig, buffer, read_available, write_some};
 
 /// Scripts; `KOLK_SEED` names a single one.
@@ -222,20 +223,4 @@ fn describe(done: &Completion<u32>) -> String {
 /// Bytes that say which operation they are of.
 fn text(context: u32, len: usize) -> Vec<u8> {
     (0..len).map(|place| b'a' + ((place + context as usize * 7) % 26) as u8).collect()
-}
-
-/// A die of as many sides as one likes, the same throws for the same seed.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
 }

@@ -3,6 +3,8 @@
 mod alone;
 mod bulk;
 mod descriptors;
+#[path = "../support/dice.rs"]
+mod dice;
 mod differential;
 mod ending;
 mod reading;

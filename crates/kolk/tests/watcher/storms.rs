@@ -8,7 +8,7 @@ use kolk::ConnId;
 use kolk::watcher::{Completion, Operation, OperationId, Request};
 use kolk_engine::driver::{SimConfig, SimNet};
 
-use crate::differential::Dice;
+use crate::dice::Dice;
 use crate::support::{PATIENCE, Peer, Rig, buffer, pattern, read_available, write_some};
 
 /// Scripts; `KOLK_SEED` names a single one.

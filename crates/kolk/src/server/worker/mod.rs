@@ -194,6 +194,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         stats.turns = counters.turns;
         stats.timer_operations = counters.timer_operations;
         stats.buffers_exhausted = counters.driver.buffers_exhausted;
+        stats.overflows = counters.driver.overflows;
+        stats.early_submits = counters.driver.early_submits;
         stats.datagram_calls = counters.driver.datagram_receives + counters.driver.datagram_sends;
         self.published.publish(stats);
     }
