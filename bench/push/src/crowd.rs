@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use kolk::server::{Action, Conn, Handler, Input, Overflow, Server as KolkServer};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::message::{SIZE, message};
 use crate::receivers::{Readers, connect_silent};
 use crate::server::{Server, wait_for_go};
-use crate::{Driver, PATIENCE, Result, bar, counting, per_mille};
+use crate::{Driver, PATIENCE, Result, allow_descriptors, bar, counting, per_mille, resident};
 
 /// Bars: 99 of 100 messages are delivered within so many microseconds.
 const AGE_MAX_US: u32 = 150_000;
@@ -219,33 +218,4 @@ pub(crate) fn serve(arguments: &Arguments, driver: Driver) -> Result<()> {
     std::io::stdout().flush()?;
     // Until nobody is there any more: who still has to read, reads.
     wait_for_go()
-}
-
-/// Bytes of this process that are in memory.
-fn resident() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm")?;
-    let pages = text
-        .split_whitespace()
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok());
-    Ok(pages.ok_or("statm cannot be read")? * rustix::param::page_size() as u64)
-}
-
-fn allow_descriptors(needed: u64) -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    // Any process may raise its own limit so far.
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    )?;
-    match limit.maximum {
-        Some(allowed) if allowed < needed => Err(format!(
-            "{needed} descriptors are needed and {allowed} allowed: raise `ulimit -Hn`, or use fewer --connections"
-        )
-        .into()),
-        _ => Ok(()),
-    }
 }

@@ -3,15 +3,23 @@
 //! ```text
 //!  crowd      10 000 connections  ◄── the same 512 B to all, 10 times a second; 1 in 100 never reads
 //!  fairness   99 connections ping ──► echo ◄── 1 floods
+//!  idle       10 000 connections rest, say something now and then, and are closed at the time-out
+//!  burst      4000 connections  ◄── 256 KiB queued for each, then read: the memory comes back
+//!  offload    1000 connections ──► jobs of 8 ms, on a pool of 4 threads
 //! ```
 //!
 //! The server is a process of its own, started by this one: both ends of 10 000 connections are more descriptors than
 //! many systems give to one.
 
+mod burst;
+mod clients;
 mod counting;
 mod crowd;
 mod fairness;
+mod idle;
 mod message;
+mod observed;
+mod offload;
 mod receivers;
 mod server;
 
@@ -21,6 +29,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use kolk::{DriverChoice, DriverKind};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -44,12 +53,21 @@ enum Benchmark {
     Crowd(crowd::Arguments),
     /// Round trips of many while one floods
     Fairness(fairness::Arguments),
+    /// Connections that do next to nothing
+    Idle(idle::Arguments),
+    /// Much is queued for many, and read
+    Burst(burst::Arguments),
+    /// Slow work on the pool
+    Offload(offload::Arguments),
     /// The server that `crowd` starts
     #[command(hide = true)]
     ServeCrowd(crowd::Arguments),
     /// The server that `fairness` starts
     #[command(hide = true)]
     ServeEcho,
+    /// The server that the others start
+    #[command(hide = true)]
+    ServeObserved(observed::Arguments),
 }
 
 /// A kernel interface.
@@ -85,8 +103,12 @@ fn main() -> ExitCode {
     let measured = match &arguments.benchmark {
         Benchmark::Crowd(arguments) => crowd::run(arguments, driver),
         Benchmark::Fairness(arguments) => fairness::run(arguments, driver),
+        Benchmark::Idle(arguments) => idle::run(arguments, driver),
+        Benchmark::Burst(arguments) => burst::run(arguments, driver),
+        Benchmark::Offload(arguments) => offload::run(arguments, driver),
         Benchmark::ServeCrowd(arguments) => crowd::serve(arguments, driver).map(|()| true),
         Benchmark::ServeEcho => fairness::serve(driver).map(|()| true),
+        Benchmark::ServeObserved(arguments) => observed::serve(arguments, driver).map(|()| true),
     };
     match measured {
         Ok(true) => ExitCode::SUCCESS,
@@ -109,5 +131,34 @@ fn per_mille(sorted: &[u32], part: usize) -> u32 {
     match sorted.len() {
         0 => 0,
         count => sorted[(count * part / 1000).min(count - 1)],
+    }
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = text
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok());
+    Ok(pages.ok_or("statm cannot be read")? * rustix::param::page_size() as u64)
+}
+
+fn allow_descriptors(needed: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    // Any process may raise its own limit so far.
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )?;
+    match limit.maximum {
+        Some(allowed) if allowed < needed => Err(format!(
+            "{needed} descriptors are needed and {allowed} allowed: raise `ulimit -Hn`, or use fewer --connections"
+        )
+        .into()),
+        _ => Ok(()),
     }
 }

@@ -3,7 +3,6 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use kolk::DriverChoice;
 use kolk::watcher::{Completions, Operation, Watcher};
 use socket2::{Domain, Socket, Type};
@@ -18,10 +17,18 @@ const STEP: Duration = Duration::from_millis(50);
 pub(crate) struct Readers {
     watcher: Watcher<u32>,
     completions: Completions<u32>,
-    /// The number of the message that each gets next.
-    next: Vec<u64>,
+    receivers: Vec<Receiver>,
     /// How old each message was when it had arrived, in microseconds.
     pub(crate) ages: Vec<u32>,
+}
+
+/// What one of them is to get.
+#[derive(Clone, Default)]
+struct Receiver {
+    /// The number of its next message.
+    next: u64,
+    /// What has arrived of that.
+    part: Vec<u8>,
 }
 
 impl Readers {
@@ -35,12 +42,12 @@ impl Readers {
         for number in 0..count {
             let stream = TcpStream::connect(address)?;
             let conn = watcher.adopt(stream)?;
-            watcher.read_exact(conn, number, BytesMut::with_capacity(SIZE))?;
+            watcher.read_pooled(conn, number)?;
         }
         Ok(Self {
             watcher,
             completions: Completions::with_capacity(1024),
-            next: vec![0; count as usize],
+            receivers: vec![Receiver::default(); count as usize],
             ages: Vec::with_capacity(count as usize * messages as usize),
         })
     }
@@ -48,7 +55,7 @@ impl Readers {
     /// Takes what comes until all have got all messages. Anything else is an error: an end, a message that is missing,
     /// doubled or changed, or nothing for a while.
     pub(crate) fn receive(&mut self, messages: u64) -> Result<()> {
-        let wanted = self.next.len() * messages as usize;
+        let wanted = self.receivers.len() * messages as usize;
         let mut last = Instant::now();
         while self.ages.len() < wanted {
             if self.watcher.wait(&mut self.completions, Some(STEP))? > 0 {
@@ -61,22 +68,42 @@ impl Readers {
                 .into());
             }
             for done in self.completions.drain() {
-                if done.operation != Operation::ReadExact {
+                if done.operation != Operation::ReadPooled {
                     continue;
                 }
-                let (number, next) = (done.context, &mut self.next[done.context as usize]);
-                done.result
-                    .map_err(|error| format!("receiver {number}: {error}"))?;
-                let age = age_us(&done.buffer, *next).ok_or_else(|| {
-                    format!("receiver {number} got something else than message {next}")
-                })?;
-                self.ages.push(age);
-                *next += 1;
-                if *next < messages {
-                    self.watcher
-                        .read_exact(done.conn, number, done.buffer.recycle())?;
+                let number = done.context;
+                match done.result {
+                    Ok(0) => return Err(format!("receiver {number}: its stream ended").into()),
+                    Ok(_) => {}
+                    Err(error) => return Err(format!("receiver {number}: {error}").into()),
+                }
+                let receiver = &mut self.receivers[number as usize];
+                receiver
+                    .take(&done.buffer, &mut self.ages)
+                    .map_err(|error| format!("receiver {number} {error}"))?;
+                if receiver.next < messages {
+                    self.watcher.read_pooled(done.conn, number)?;
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl Receiver {
+    /// Takes what arrived: some messages and a part of one, or more of that.
+    fn take(&mut self, bytes: &[u8], ages: &mut Vec<u32>) -> std::result::Result<(), String> {
+        let mut part = std::mem::take(&mut self.part);
+        let joined = !part.is_empty();
+        if joined {
+            part.extend_from_slice(bytes);
+        }
+        let messages = if joined { &part } else { bytes }.chunks_exact(SIZE);
+        self.part = messages.remainder().to_vec();
+        for message in messages {
+            let age = age_us(message, self.next);
+            ages.push(age.ok_or_else(|| format!("got something else than message {}", self.next))?);
+            self.next += 1;
         }
         Ok(())
     }

@@ -45,7 +45,12 @@ impl Server {
 
     /// Tells it to go on.
     pub(crate) fn go(&mut self) -> Result<()> {
-        Ok(writeln!(self.stdin, "go")?)
+        self.tell("go")
+    }
+
+    /// Tells it a line.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.stdin, "{line}")?)
     }
 
     /// The next numbers that it tells, in one line.
