@@ -384,7 +384,7 @@ fn watch(pipe: Option<ChildStdout>) -> Receiver<bool> {
         let mut line = String::new();
         pipe.read_line(&mut line).ok()?;
         // The server may be dropped before it has said anything.
-        let _ = tell.send(line.starts_with("listening"));
+        let _ = tell.send(line.starts_with("listening") || line.starts_with("holding"));
         io::copy(&mut pipe, &mut io::sink()).ok()
     });
     first_line
