@@ -12,13 +12,16 @@
 //! | `run`, `measure` | the order of the rounds; one measurement |
 //! | `metrics` | what is read from a load's report |
 //! | `results`, `machine` | the file of results; where they are from |
-//! | `statistics` | medians of ratios, and their intervals |
+//! | `statistics`, `analysis` | medians of ratios, and their intervals |
 //! | `report`, `record` | what people and other programs read |
 
+mod analysis;
 mod contender;
 mod machine;
 mod measure;
 mod metrics;
+mod record;
+mod report;
 mod results;
 mod run;
 mod scenario;
@@ -31,6 +34,7 @@ use clap::{Parser, Subcommand};
 use contender::{Contender, Family};
 use harness::{Result, process};
 use measure::Bench;
+use results::Results;
 use run::Session;
 use scenario::{Choice, Plan, Scenario};
 
@@ -52,6 +56,18 @@ struct Arguments {
 enum Subcommands {
     /// Measure, and add to the file of results
     Run(RunArguments),
+    /// Write the tables and charts of a page
+    Report {
+        /// The page, with blocks to fill; the charts go into a folder of its name
+        #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/performance.md"))]
+        page: PathBuf,
+    },
+    /// Write a dated CSV
+    Record {
+        /// The folder for it
+        #[arg(long, value_name = "PATH", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../records"))]
+        folder: PathBuf,
+    },
     /// Show the scenarios, their cells and the contenders
     List,
 }
@@ -136,6 +152,12 @@ fn perform(arguments: &Arguments) -> Result<()> {
             quick: chosen.quick,
             results,
         }),
+        Subcommands::Report { page } => {
+            report::write(&Results::read(&results)?, &scenarios, &contenders, page)
+        }
+        Subcommands::Record { folder } => {
+            record::write(&Results::read(&results)?, &scenarios, &contenders, folder)
+        }
         Subcommands::List => {
             let plan = |scenario: &Scenario| scenario.plan(&Choice::Default, None);
             let plans = scenarios.iter().map(plan).collect::<Result<Vec<_>>>()?;
