@@ -17,8 +17,10 @@ const RECEIVERS: usize = 10;
 /// With these the late receiver is some megabytes behind, more than sockets hold.
 const MESSAGES: u32 = 8000;
 
-/// The late receiver begins when the first receiver has had so many.
+/// The late receiver begins when the first receiver has had so many. Where nothing waits but in the sockets, all wait for
+/// the late one before that; then it begins after this time.
 const LATE: u32 = 1000;
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Longest wait of a receiver for a message before the next one is sent to find out who is there.
 const LOOK: Duration = Duration::from_millis(10);
@@ -45,9 +47,7 @@ pub(crate) fn check(address: &Address) -> Result {
         let mut receivers = receivers.into_iter().enumerate();
         let late = receivers.next().map(|(_, stream)| {
             scope.spawn(move || {
-                may_begin
-                    .recv_timeout(PATIENCE)
-                    .map_err(|_| "the first receiver did not come far")?;
+                let _ = may_begin.recv_timeout(PAUSE);
                 receive(stream, |_| ())
             })
         });

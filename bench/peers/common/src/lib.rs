@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use address::Address;
-pub use socket::{Listener, connect, listen, udp};
+pub use socket::{Listener, connect, enlarge, listen, make_way, prepare, udp};
 
 /// Bytes of a receive buffer, where a peer has one: the same for all.
 pub const RECEIVE_BUFFER: usize = 16 * 1024;

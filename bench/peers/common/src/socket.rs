@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::Address;
 
@@ -101,8 +101,32 @@ fn begin(address: &Address) -> io::Result<Socket> {
     }
 }
 
-/// Removes a socket, and nothing else, from the path.
-fn make_way(path: &Path) -> io::Result<()> {
+/// Gives a listening TCP socket that a peer had to bind by itself the queue and the option of the others.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn prepare(listener: &TcpListener) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    socket.set_tcp_nodelay(true)?;
+    socket.listen(BACKLOG)
+}
+
+/// Gives a UDP socket that a peer had to bind by itself the receive buffer of the others.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn enlarge(socket: &UdpSocket) -> io::Result<()> {
+    SockRef::from(socket).set_recv_buffer_size(DATAGRAM_RECEIVE_BUFFER)
+}
+
+/// Removes a socket that an earlier peer left, and nothing else, from the path.
+///
+/// # Errors
+///
+/// It cannot be removed.
+pub fn make_way(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(there) if there.file_type().is_socket() => fs::remove_file(path),
         _ => Ok(()),
