@@ -38,8 +38,8 @@ pub(crate) struct Session {
     pub(crate) results: PathBuf,
 }
 
-/// Measures everything.
-pub(crate) fn run(session: &Session) -> Result<()> {
+/// Measures everything; false if a measurement failed. What a contender does not offer is no failure.
+pub(crate) fn run(session: &Session) -> Result<bool> {
     session.bench.check()?;
     let contenders = present(session)?;
     let mut progress = Progress::new(session, contenders.len() as u32);
@@ -50,6 +50,7 @@ pub(crate) fn run(session: &Session) -> Result<()> {
     let mut recorder = Recorder {
         writer: Writer::open(&session.results)?,
         run: run.began.clone(),
+        failures: 0,
     };
     recorder.writer.add(&Line::Run(run))?;
     for plan in &session.plans {
@@ -68,7 +69,11 @@ pub(crate) fn run(session: &Session) -> Result<()> {
         }
     }
     progress.finish();
-    Ok(())
+    if recorder.failures > 0 {
+        let count = recorder.failures;
+        eprintln!("{count} measurements failed: they are named above, and in the file of results");
+    }
+    Ok(recorder.failures == 0)
 }
 
 /// The contenders whose programs are there; the others are named.
@@ -113,6 +118,7 @@ fn describe(session: &Session, contenders: &[Contender]) -> Result<Run> {
 struct Recorder {
     writer: Writer,
     run: String,
+    failures: usize,
 }
 
 /// All rounds of one cell.
@@ -150,6 +156,7 @@ impl Rounds<'_> {
                 let outcome = self.measure(contender, self.measured, rate, progress)?;
                 if let Outcome::Failed(why) = &outcome {
                     *failures.entry(&contender.name).or_default() += 1;
+                    recorder.failures += 1;
                     progress.say(&format!(
                         "{} {}: {}: {why}",
                         self.name(),

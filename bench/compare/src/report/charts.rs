@@ -22,7 +22,7 @@ pub(crate) struct Chart {
 const PANEL: (u32, u32) = (420, 40);
 const ROW: u32 = 20;
 const HEADING: u32 = 30;
-const LABELS: i32 = 160;
+const LABELS: i32 = 170;
 const VALUES: i32 = 70;
 
 /// Panels side by side.
@@ -130,7 +130,7 @@ fn chart(path: &Path, title: &str, panels: &[Panel<'_>]) -> Result<()> {
     area.draw(&Text::new(
         title.to_owned(),
         (10, 8),
-        ("sans-serif", 16).into_font(),
+        ("sans-serif", 20).into_font(),
     ))
     .map_err(failed)?;
     for (place, panel) in panels.iter().enumerate() {
@@ -157,7 +157,7 @@ fn draw_panel(
     area.draw(&Text::new(
         heading,
         (left + 10, top + 6),
-        ("sans-serif", 13).into_font().color(&BLACK.mix(0.7)),
+        ("sans-serif", 16).into_font().color(&BLACK.mix(0.7)),
     ))?;
     let rows: Vec<_> = sheet
         .rows
@@ -174,7 +174,7 @@ fn draw_panel(
     for (place, (row, estimate)) in rows.iter().enumerate() {
         let y = top + 26 + ROW as i32 * place as i32;
         let middle = y + ROW as i32 / 2 - 2;
-        let small = ("sans-serif", 12).into_font();
+        let small = ("sans-serif", 15).into_font();
         let label = small
             .clone()
             .color(&BLACK)

@@ -1,5 +1,6 @@
 //! Markdown tables.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::analysis::{Row, Sheet};
@@ -14,8 +15,13 @@ pub(crate) fn machine(results: &Results) -> String {
         return "Nothing was measured.".to_owned();
     };
     let it = &run.machine;
-    let versions: Vec<String> = run
-        .versions
+    // A later run may have had only some of the contenders.
+    let known: BTreeMap<&String, &String> = results
+        .runs
+        .values()
+        .flat_map(|run| &run.versions)
+        .collect();
+    let versions: Vec<String> = known
         .iter()
         .map(|(name, version)| format!("{name} {version}"))
         .collect();
