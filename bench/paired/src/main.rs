@@ -9,22 +9,20 @@
 //! for each contender:          start server on CPU 0 -> warm-up -> measured load on CPU 1 -> stop
 //! ```
 
-mod process;
 mod report;
 mod shape;
 
-use std::error::Error;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use process::Server;
+use harness::address::Address;
+use harness::duration::written;
+use harness::process::{self, Server};
+use harness::{Result, duration};
 use report::{Measurement, Round, Series};
 use shape::Shape;
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The load that is thrown away before each measured one.
 const WARM_UP: &str = "1s";
@@ -42,7 +40,7 @@ struct Arguments {
     rounds: u32,
     /// How long each measured load runs, such as 3s or 500ms; the split into user and system time
     /// needs long ones
-    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    #[arg(long, default_value = "3s", value_parser = duration::parse)]
     duration: Duration,
     /// One driver instead of both
     #[arg(long)]
@@ -126,8 +124,7 @@ enum Contender {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    process::note_interrupts();
-    match run(&arguments) {
+    match process::note_interrupts().and_then(|()| run(&arguments)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -221,8 +218,8 @@ impl<'a> Bench<'a> {
         who: Contender,
         number: u32,
     ) -> Result<Measurement> {
-        let port = free_port()?;
-        let command = self.server_command(driver, who, port);
+        let address = Address::free_tcp()?;
+        let command = self.server_command(driver, who, &address);
         eprintln!(
             "{} {shape} round {number}/{}: {}",
             driver.name(),
@@ -230,18 +227,19 @@ impl<'a> Bench<'a> {
             command.get_program().display()
         );
         let mut server = Server::start(command, self.arguments.server_cpu)?;
-        server.wait_until_it_accepts(port)?;
-        self.load(shape, port, &mut server, WARM_UP)?;
-        let output = self.load(shape, port, &mut server, &written(self.arguments.duration))?;
+        server.wait_until_it_accepts(&address)?;
+        self.load(shape, &address, &mut server, WARM_UP)?;
+        let measured = written(self.arguments.duration);
+        let output = self.load(shape, &address, &mut server, &measured)?;
         server.stop()?;
         Measurement::parse(&output).map_err(Into::into)
     }
 
-    fn server_command(&self, driver: Driver, contender: Contender, port: u16) -> Command {
+    fn server_command(&self, driver: Driver, contender: Contender, address: &Address) -> Command {
         match contender {
             Contender::Limit => {
                 let mut command = Command::new(self.limits.join(driver.limit_program()));
-                command.args(["--listen", &format!("127.0.0.1:{port}")]);
+                command.args(["--listen", &address.to_string()]);
                 if let (Driver::IoUring, Some((count, bytes))) =
                     (driver, self.arguments.uring_buffers)
                 {
@@ -252,7 +250,7 @@ impl<'a> Bench<'a> {
             }
             Contender::Kolk => {
                 let mut command = Command::new(&self.arguments.kolk);
-                command.args(["serve", "echo", "--listen", &address(port)]);
+                command.args(["serve", "echo", "--listen", &address.url()]);
                 command.args(["--loops", "1", "--driver", driver.name()]);
                 if let Some(api) = self.arguments.api {
                     command.args(["--api", api.name()]);
@@ -263,10 +261,16 @@ impl<'a> Bench<'a> {
     }
 
     /// Runs `kolk load echo` against the server and returns what it printed.
-    fn load(&self, shape: Shape, port: u16, server: &mut Server, duration: &str) -> Result<String> {
+    fn load(
+        &self,
+        shape: Shape,
+        address: &Address,
+        server: &mut Server,
+        duration: &str,
+    ) -> Result<String> {
         let mut command = Command::new(&self.arguments.kolk);
         command
-            .args(["load", "echo", &address(port)])
+            .args(["load", "echo", &address.url()])
             .args(["--connections", &shape.connections.to_string()])
             .args(["--size", &shape.bytes.to_string()])
             .args(["--depth", &shape.depth.to_string()])
@@ -286,58 +290,10 @@ fn require(program: &Path, remedy: &str) -> Result<()> {
     Err(format!("there is no {}: {remedy}", program.display()).into())
 }
 
-/// A port that was free a moment ago. Whoever takes it in between makes the server's start fail.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .map_err(|error| format!("cannot find a free port: {error}"))?;
-    Ok(listener.local_addr()?.port())
-}
-
-fn address(port: u16) -> String {
-    format!("tcp://127.0.0.1:{port}")
-}
-
 fn parse_buffers(text: &str) -> std::result::Result<(u32, u32), String> {
     let parts = text.split_once('x');
     match parts.map(|(count, bytes)| (count.parse(), bytes.parse())) {
         Some((Ok(count), Ok(bytes))) => Ok((count, bytes)),
         _ => Err("expected COUNTxBYTES, such as 64x16384".to_owned()),
-    }
-}
-
-fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
-    let (number, milliseconds) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-        (Some(number), _) => (number, 1),
-        (None, Some(number)) => (number, 1000),
-        (None, None) => return Err("expected a duration such as 3s or 500ms".to_owned()),
-    };
-    match number.parse::<u32>() {
-        Ok(number) if (1..=3_600_000).contains(&(u64::from(number) * milliseconds)) => {
-            Ok(Duration::from_millis(u64::from(number) * milliseconds))
-        }
-        _ => Err("expected a whole number of s or ms, at most an hour".to_owned()),
-    }
-}
-
-/// The same duration as an argument: whole seconds as such.
-fn written(duration: Duration) -> String {
-    match duration.as_millis() {
-        whole if whole % 1000 == 0 => format!("{}s", whole / 1000),
-        milliseconds => format!("{milliseconds}ms"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_duration_is_read_and_written_in_seconds_or_milliseconds() {
-        for text in ["3s", "500ms", "1500ms"] {
-            assert_eq!(written(parse_duration(text).unwrap()), text);
-        }
-        for wrong in ["", "3", "s", "-1s", "0s", "0ms", "1.5s", "3601s", "3 s"] {
-            assert!(parse_duration(wrong).is_err(), "{wrong:?} was accepted");
-        }
     }
 }
