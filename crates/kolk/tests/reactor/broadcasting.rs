@@ -65,7 +65,7 @@ fn r13_who_leaves_while_a_broadcast_is_under_way_does_not_get_it(world: &World) 
         let go_on = Mutex::new(Some(go_on));
         move || {
             let (mut calls, tell_sent) = (Calls::<()>::new(&tell), tell_sent.clone());
-            let go_on = go_on.lock().expect("no test panics here").take();
+            let mut go_on = go_on.lock().expect("no test panics here").take();
             let mut count = 0;
             calls.open = Box::new(move |conn| {
                 conn.join("crowd");
@@ -75,7 +75,7 @@ fn r13_who_leaves_while_a_broadcast_is_under_way_does_not_get_it(world: &World) 
             // The first has its message, most do not: the loop stands until the last has said that it leaves.
             calls.sent = Box::new(move |(), _| {
                 tell_sent.send(()).expect("the test waits");
-                if let Some(go_on) = &go_on {
+                if let Some(go_on) = go_on.take() {
                     go_on.recv_timeout(PATIENCE).expect("the test goes on");
                 }
                 Action::Continue

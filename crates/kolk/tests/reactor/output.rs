@@ -151,6 +151,7 @@ fn r15_a_handler_hears_when_it_may_write_again(world: &World) {
         peer.expect(pattern(180_000));
     }
     peer.expect_end();
+    drop(peer); // the server waits for it
     told.expect(&[
         "open",
         "data",
