@@ -103,6 +103,11 @@ pub const SPARE_OUT_QUEUES: usize = COMPLETIONS_PER_TURN;
 /// a burst leaves nothing behind.
 pub const SPARE_COPY_CAPACITY: usize = 2 * 1024;
 
+/// Bytes that an out-queue may have sent in one go and still be kept. One that held more was probably made in
+/// a burst, and lies between the large blocks of that: kept, it would keep the allocator from giving these back. To
+/// make a new one is nothing beside sending so much.
+pub const SPARE_QUEUE_SENT: u64 = 128 * 1024;
+
 /// Chunks an out-queue keeps room for when it goes back to the spares.
 pub const SPARE_CHUNK_CAPACITY: usize = 16;
 

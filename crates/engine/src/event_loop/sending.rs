@@ -225,7 +225,7 @@ impl Core {
         let Some(queue) = slot.out.take() else { return };
         if queue.is_empty() {
             // Who was to fill it wrote nothing.
-            self.spare_queues.push(queue);
+            self.keep(queue);
             return self.after_output(key);
         }
         let Some(queue) = self.driver.send(key, queue) else {
@@ -245,8 +245,9 @@ impl Core {
     /// Keeps a queue that was sent, or is not to be, for the next use.
     #[inline(always)]
     fn keep(&mut self, mut queue: Box<OutQueue>) {
+        let is_of_burst = queue.sent() > limits::SPARE_QUEUE_SENT;
         queue.clear();
-        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
+        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES && !is_of_burst {
             self.spare_queues.push(queue);
         }
     }
