@@ -7,7 +7,7 @@ use crate::clients::Clients;
 use crate::{Driver, Result, allow_descriptors, bar, observed};
 
 /// What the kernel takes of it at most, for a peer that does not read: the rest waits in the server.
-const IN_KERNEL: usize = 192 << 10;
+const IN_KERNEL: usize = 96 << 10;
 
 /// Time that memory may take to come back.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 256)]
     queued: usize,
     /// Bursts, one after the other
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     bursts: u32,
 }
 

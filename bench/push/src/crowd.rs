@@ -4,12 +4,15 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use kolk::SocketOptions;
 use kolk::server::{Action, Conn, Handler, Input, Overflow, Server as KolkServer};
 
 use crate::message::{SIZE, message};
 use crate::receivers::{Readers, connect_silent};
 use crate::server::{Server, wait_for_go};
-use crate::{Driver, PATIENCE, Result, allow_descriptors, bar, counting, per_mille, resident};
+use crate::{
+    Driver, PATIENCE, Result, SEND_BUFFER, allow_descriptors, bar, counting, per_mille, resident,
+};
 
 /// Bars: 99 of 100 messages are delivered within so many microseconds.
 const AGE_MAX_US: u32 = 150_000;
@@ -181,6 +184,7 @@ pub(crate) fn serve(arguments: &Arguments, driver: Driver) -> Result<()> {
         .driver(driver.choice())
         .event_loops(arguments.loops)
         .output_cap(arguments.cap, overflow)
+        .socket_options(SocketOptions::new().send_buffer(SEND_BUFFER))
         .start(|_| Push)?;
     println!("{}", server.addresses()[0].trim_start_matches("tcp://"));
     std::io::stdout().flush()?;

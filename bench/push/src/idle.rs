@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clients::Clients;
-use crate::{Driver, Result, allow_descriptors, bar, observed};
+use crate::{Driver, PATIENCE, Result, allow_descriptors, bar, observed};
 
 /// Of the server: it is left in peace for less, and for more.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -64,6 +64,12 @@ pub(crate) fn run(arguments: &Arguments, driver: Driver) -> Result<bool> {
             "after the last message all were closed in {first:.2?} to {last:.2?}: within 10 % of the time-out"
         ),
     );
-    let left = observed::look(&mut server)?.connections;
+    // Each close waits for the end of the peer.
+    let begin = Instant::now();
+    let mut left = observed::look(&mut server)?.connections;
+    while left > 0 && begin.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(10));
+        left = observed::look(&mut server)?.connections;
+    }
     Ok(bar(left == 0, &format!("{left} are left")) && holds)
 }

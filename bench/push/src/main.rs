@@ -33,6 +33,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// What the kernel keeps of what is to be sent on a connection of the server: little, so that what a peer does not
+/// read waits in the server.
+const SEND_BUFFER: usize = 16 * 1024;
+
 /// How long nothing may happen before it is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -5,11 +5,12 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kolk::SocketOptions;
 use kolk::server::{Action, Conn, Handler, Input, Server as KolkServer};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::server::Server;
-use crate::{Driver, Result, allow_descriptors, resident};
+use crate::{Driver, Result, SEND_BUFFER, allow_descriptors, resident};
 
 /// How long a job of the pool takes.
 pub(crate) const JOB: Duration = Duration::from_millis(8);
@@ -114,6 +115,7 @@ pub(crate) fn serve(arguments: &Arguments, driver: Driver) -> Result<()> {
         .listen("tcp://127.0.0.1:0")
         .driver(driver.choice())
         .event_loops(1)
+        .socket_options(SocketOptions::new().send_buffer(SEND_BUFFER))
         .offload_pool(POOL.0, POOL.1);
     if let Some(timeout) = arguments.idle_timeout {
         builder = builder.idle_timeout(Duration::from_millis(timeout));
