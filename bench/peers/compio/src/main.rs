@@ -64,7 +64,7 @@ async fn accept(listener: impl Accept, scenario: Scenario) -> Result {
         // What ends a connection ends its task, and concerns nobody else.
         match (&scenario, &hub) {
             (Scenario::Relay { to, .. }, _) => {
-                compio::runtime::spawn(relay(stream, to.clone())).detach()
+                compio::runtime::spawn(relay(stream, to.clone())).detach();
             }
             (_, Some(hub)) => compio::runtime::spawn(hub.clone().serve(stream)).detach(),
             _ => compio::runtime::spawn(echo(stream)).detach(),

@@ -59,7 +59,7 @@ async fn accept(listener: impl Accept, scenario: Scenario) -> Result {
         // What ends a connection ends its task, and concerns nobody else.
         match (&scenario, &hub) {
             (Scenario::Relay { to, .. }, _) => {
-                drop(glommio::spawn_local(relay(stream, to.clone())).detach())
+                drop(glommio::spawn_local(relay(stream, to.clone())).detach());
             }
             (_, Some(hub)) => drop(glommio::spawn_local(hub.clone().serve(stream)).detach()),
             _ => drop(glommio::spawn_local(echo(stream)).detach()),

@@ -62,14 +62,13 @@ async fn accept(listener: impl Accept, scenario: Scenario) -> Result {
 }
 
 async fn echo(mut stream: impl Stream) -> io::Result<()> {
-    let mut buffer = vec![0; RECEIVE_BUFFER];
-    loop {
-        let received = stream.read(&mut buffer).await?;
-        if received == 0 {
-            return Ok(());
-        }
-        stream.write_all(&buffer[..received]).await?;
+    // Not filled with zeros: memory that no message has needed yet stays with the system.
+    let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
+    while stream.read_buf(&mut buffer).await? > 0 {
+        stream.write_all(&buffer).await?;
+        buffer.clear();
     }
+    Ok(())
 }
 
 async fn relay(mut inbound: impl Stream, to: peer_common::Address) -> io::Result<()> {
