@@ -114,7 +114,7 @@ impl Pair {
             assert_eq!(self.table.contains(*key), self.model.contains_key(key));
         }
         let mut sorted: Vec<(Key, u64)> = self.model.iter().map(|(key, value)| (*key, *value)).collect();
-        sorted.sort_unstable();
+        sorted.sort_unstable_by_key(|(key, _)| key.index());
         assert_eq!(self.table.iter().map(|(key, value)| (key, *value)).collect::<Vec<_>>(), sorted);
     }
 }
