@@ -224,7 +224,11 @@ impl Echo {
                 if done.operation == Operation::Timer {
                     return Ok(());
                 }
-                self.go_on(done, &mut traffic)?;
+                match self.go_on(done, &mut traffic) {
+                    // The connection was freed by an earlier completion of the same batch.
+                    Err(error) if error.is_not_connected() => {}
+                    outcome => outcome?,
+                }
             }
             traffic.connections = (self.watcher.conn_count() - self.listeners) as u64;
             self.published.publish(&traffic);
@@ -253,6 +257,8 @@ impl Echo {
                 }
                 self.watcher.read_pooled(done.conn, ())
             }
+            // The stream has ended. Behind the last write the end is asked for, and told, once more.
+            (Operation::ReadPooled, Ok(0)) if self.watcher.is_writing(done.conn) => Ok(()),
             _ => {
                 self.watcher.free(done.conn);
                 Ok(())
