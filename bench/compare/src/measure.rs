@@ -15,7 +15,7 @@ use std::time::Duration;
 use harness::Result;
 use harness::address::Address;
 use harness::duration::written;
-use harness::process::{self, Readiness, Server};
+use harness::process::{self, Readiness, START, Server};
 
 use crate::contender::Contender;
 use crate::metrics::{self, Figures, Metric};
@@ -91,7 +91,7 @@ impl Bench {
         let (at, to) = (free_address(cell.transport)?, Address::free_tcp()?);
         let command = contender.command(&self.programs, load, cell, &at, &to);
         let mut server = Server::start(command, self.server_cpu)?;
-        if let Readiness::Unsupported(why) = server.wait_until_it_listens()? {
+        if let Readiness::Unsupported(why) = server.wait_until_it_listens(START)? {
             return Ok(Outcome::Unsupported(why));
         }
         let silent = self.silent_crowd(cell, &at)?;
@@ -122,7 +122,7 @@ impl Bench {
             &cell.idle.to_string(),
         ]);
         let mut holder = Server::start(command, self.load_cpu)?;
-        holder.wait_until_it_listens()?;
+        holder.wait_until_it_listens(LOAD_SLACK)?;
         Ok(Some(holder))
     }
 

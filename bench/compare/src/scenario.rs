@@ -307,9 +307,14 @@ impl Scenario {
 }
 
 impl Cell {
-    /// Bytes under way when all connections have sent what they may.
+    /// Bytes under way when all have sent what they may.
     fn in_flight(&self) -> u64 {
-        u64::from(self.connections) * u64::from(self.bytes) * u64::from(self.depth)
+        let one = u64::from(self.bytes) * u64::from(self.depth);
+        match self.transport {
+            // The depth of datagrams is that of all peers together.
+            Transport::Udp => one,
+            Transport::Tcp | Transport::Unix => one * u64::from(self.connections),
+        }
     }
 }
 

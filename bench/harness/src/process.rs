@@ -19,7 +19,7 @@ use crate::Result;
 use crate::address::Address;
 
 /// How long a server may take until it accepts.
-const START: Duration = Duration::from_secs(5);
+pub const START: Duration = Duration::from_secs(5);
 
 /// How long a server may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(3);
@@ -150,14 +150,14 @@ impl Server {
         self.check_alive()
     }
 
-    /// Waits, for a bounded time, for the line that begins with `listening`, or for the exit status
-    /// that means *unsupported*.
+    /// Waits, at most for `patience`, for the line that begins with `listening`, or for the exit status
+    /// that means *unsupported*. For a server, [`START`] is enough.
     ///
     /// # Errors
     ///
     /// It ended otherwise, or said nothing in time.
-    pub fn wait_until_it_listens(&mut self) -> Result<Readiness> {
-        let deadline = Instant::now() + START;
+    pub fn wait_until_it_listens(&mut self, patience: Duration) -> Result<Readiness> {
+        let deadline = Instant::now() + patience;
         loop {
             if self.first_line.try_recv() == Ok(true) {
                 return Ok(Readiness::Listening);
@@ -171,7 +171,7 @@ impl Server {
             }
             if Instant::now() >= deadline {
                 let name = &self.child.name;
-                return Err(format!("{name} printed no line `listening` in {START:?}").into());
+                return Err(format!("{name} is not ready after {patience:?}").into());
             }
             pause()?;
         }
@@ -460,18 +460,18 @@ mod tests {
         let cpu = any_cpu();
         let mut server = Server::start(shell("echo listening on x; exec sleep 60"), cpu).unwrap();
         assert_eq!(
-            server.wait_until_it_listens().unwrap(),
+            server.wait_until_it_listens(START).unwrap(),
             Readiness::Listening
         );
         server.stop().unwrap();
 
         let script = "echo 'unsupported: no datagrams' >&2; exit 3";
         let mut server = Server::start(shell(script), cpu).unwrap();
-        let said = server.wait_until_it_listens().unwrap();
+        let said = server.wait_until_it_listens(START).unwrap();
         assert_eq!(said, Readiness::Unsupported("no datagrams".to_owned()));
 
         let mut server = Server::start(shell("echo port taken >&2; exit 1"), cpu).unwrap();
-        let error = server.wait_until_it_listens().unwrap_err().to_string();
+        let error = server.wait_until_it_listens(START).unwrap_err().to_string();
         assert!(error.contains("port taken"), "{error}");
     }
 }

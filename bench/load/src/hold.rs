@@ -18,6 +18,9 @@ use crate::{pattern, socket};
 /// Bytes of the one message.
 const SIZE: usize = 64;
 
+/// Connections that wait for their answer at a time: fewer than a listener's queue takes.
+const BATCH: usize = 128;
+
 /// Held no longer than this, whoever has forgotten us.
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -41,8 +44,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let crowd = (0..arguments.connections.into()).map(|number| greet(&arguments.address, number));
-    let crowd = crowd.collect::<Result<Vec<OwnedFd>>>()?;
+    let mut crowd = Vec::with_capacity(arguments.connections as usize);
+    while crowd.len() < arguments.connections as usize {
+        let count = BATCH.min(arguments.connections as usize - crowd.len());
+        greet(&arguments.address, &mut crowd, count)?;
+    }
     println!("holding {} connections", crowd.len());
     std::io::stdout().flush()?;
     let begin = Instant::now();
@@ -52,13 +58,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     crowd.iter().try_for_each(check_silence)
 }
 
-fn greet(address: &Address, number: u64) -> Result<OwnedFd> {
-    let connection = socket::connect(address)?;
-    let message = pattern::message(number, SIZE);
-    socket::send_all(&connection, message)?;
-    socket::expect(&connection, message)
-        .map_err(|error| format!("connection {number}: {error}"))?;
-    Ok(connection)
+/// Opens some more connections, and has one message back on each.
+fn greet(address: &Address, crowd: &mut Vec<OwnedFd>, count: usize) -> Result<()> {
+    let first = crowd.len();
+    let message = |number: usize| pattern::message(number as u64, SIZE);
+    for number in first..first + count {
+        let connection = socket::connect(address)?;
+        socket::send_all(&connection, message(number))?;
+        crowd.push(connection);
+    }
+    for (number, connection) in crowd.iter().enumerate().skip(first) {
+        socket::expect(connection, message(number))
+            .map_err(|error| format!("connection {number}: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Nothing came, and it is still open.

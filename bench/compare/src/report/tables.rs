@@ -146,6 +146,7 @@ fn table(sheet: &Sheet<'_>) -> String {
     let ways: Vec<&Row<'_>> = sheet.family(Family::Kolk).collect();
     let mut head = vec![String::new()];
     head.extend(metrics.iter().map(|metric| metric.title.to_owned()));
+    head.push("load busy %".to_owned());
     head.push("best kolk is better by".to_owned());
     head.extend(ways.iter().map(|way| way.contender.name.clone()));
     head.push(String::new());
@@ -157,6 +158,7 @@ fn table(sheet: &Sheet<'_>) -> String {
     for row in &sheet.rows {
         let mut columns = vec![named(row)];
         columns.extend(metrics.iter().map(|metric| value(row.median(metric.key))));
+        columns.push(value(row.median("load_busy")));
         let advantage = |kolk: &Row<'_>| shown_advantage(kolk, row, first);
         columns.push(best.map(advantage).unwrap_or_default());
         columns.extend(ways.iter().map(|way| advantage(way)));
