@@ -177,7 +177,7 @@ impl Pool {
     }
 
     /// Lends the first `len` bytes of an acquired block, which the loop or the kernel has filled.
-    #[inline]
+    #[inline(always)]
     pub fn lend(&mut self, block: Block, len: usize) -> Lease {
         debug_assert!(len <= self.block_size() && self.is_unshared(block));
         // Nobody else has a hold, so nobody else changes the count.

@@ -71,7 +71,7 @@ impl BufferRing {
 
     /// The kernel has filled the first `len` bytes of the block `index`. They come as a private copy if the
     /// spares cannot fill the ring any more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn lend(&mut self, index: u16, len: usize) -> Lease {
         self.posted -= 1;
         let block = Block::from_index(index);

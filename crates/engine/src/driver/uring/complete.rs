@@ -70,6 +70,7 @@ impl Uring {
                 } else {
                     self.leave_ring_if_large(key, count as usize, cqueue::sock_nonempty(entry.flags()));
                 }
+                self.pass_entry();
                 Some(Frequent::Received(key, self.memory.receive_buffers.lend(index, count as usize)))
             }
             TokenKind::Send => {
@@ -83,6 +84,7 @@ impl Uring {
                 queue.advance(count.into());
                 self.in_kernel -= 1;
                 self.operation_ended(key);
+                self.pass_entry();
                 Some(Frequent::Sent(key, queue))
             }
             _ => None,

@@ -251,12 +251,35 @@ impl Uring {
             }
             return self.serve_line().map(|(key, bytes)| Frequent::Received(key, bytes));
         };
-        let frequent = self.frequent(entry)?;
+        self.frequent(entry)
+    }
+
+    /// The entry that was looked at is dealt with.
+    #[inline(always)]
+    fn pass_entry(&mut self) {
         self.ring.skip_entry();
-        if let Some(next) = self.upcoming() {
-            self.prefetch(next);
+        self.prefetch_ahead();
+    }
+
+    /// Starts to fetch the row of the completion after the next, and the queue that the next has sent: its row is
+    /// there by now.
+    #[inline(always)]
+    fn prefetch_ahead(&self) {
+        if let Some(token) = self.ahead(1) {
+            self.prefetch(token.key());
         }
-        Some(frequent)
+        if let Some(token) = self.ahead(0)
+            && token.kind() == TokenKind::Send
+            && let Some(row) = self.memory.rows.get(token.key().index() as usize)
+            && let Send::Queue { queue, .. } = &row.send
+        {
+            prefetch(&**queue);
+        }
+    }
+
+    #[inline]
+    fn ahead(&self, nth: usize) -> Option<Token> {
+        Token::from_u64(self.ring.ahead(nth)?)
     }
 
     #[inline]
@@ -268,7 +291,7 @@ impl Uring {
 
     #[inline]
     pub(super) fn upcoming(&self) -> Option<Key> {
-        Token::from_u64(self.ring.upcoming()?).map(Token::key)
+        self.ahead(0).map(Token::key)
     }
 
     #[inline]
@@ -365,7 +388,7 @@ impl Uring {
                 opcode::SendMsg::new(fd, described).flags(flags as u32).build()
             }
         };
-        self.row(key).send = Send::Queue { queue, ending: false, header };
+        self.row(key).set_send(Send::Queue { queue, ending: false, header });
         // SAFETY: the boxed queue and header stay in the row, untouched, until the final completion.
         unsafe { self.push(key, TokenKind::Send, entry) };
         None

@@ -206,10 +206,12 @@ impl Ring {
         Some(unsafe { self.batch[self.taken].assume_init_ref() }.clone())
     }
 
-    /// The user data of the next completion of the batch.
+    /// The user data of a completion of the batch, counted from the next one.
     #[inline]
-    pub(super) fn upcoming(&self) -> Option<u64> {
-        self.peek_entry().map(|entry| entry.user_data())
+    pub(super) fn ahead(&self, nth: usize) -> Option<u64> {
+        let entry = self.batch[self.taken..self.filled].get(nth)?;
+        // SAFETY: as in `peek_entry`.
+        Some(unsafe { entry.assume_init_ref() }.user_data())
     }
 
     /// Takes out of the batch what [`peek_entry`](Self::peek_entry) showed.

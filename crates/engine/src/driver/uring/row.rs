@@ -117,6 +117,15 @@ impl Row {
         self.socket.as_ref().and_then(Socket::as_fd).expect("an operation runs on an attached descriptor")
     }
 
+    /// Notes a send, where none is in flight.
+    #[inline(always)]
+    pub(super) fn set_send(&mut self, send: Send) {
+        debug_assert!(matches!(self.send, Send::None), "a send is in flight already");
+        // Nothing is there to be dropped. To make room for a drop, the new value would be written aside and copied,
+        // and a processor waits for such a copy until the writes are done.
+        std::mem::forget(std::mem::replace(&mut self.send, send));
+    }
+
     pub(super) fn raw_fd(&self) -> RawFd {
         self.fd().as_raw_fd()
     }
