@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments, driver: Driver) -> Result<bool> {
         before >> 10
     );
     let bytes = (arguments.queued << 10) + IN_KERNEL;
-    let queued = u64::from(count) * (arguments.queued as u64) << 10;
+    let queued = (u64::from(count) * arguments.queued as u64) << 10;
     let mut holds = true;
     for _ in 0..arguments.bursts {
         let most = observed::burst(&mut server, bytes)?.resident;
