@@ -50,7 +50,7 @@ impl Chunk {
 
     /// The bytes, unless they lie in a file.
     #[inline(always)]
-    pub(crate) fn as_bytes(&self) -> Option<&[u8]> {
+    pub(super) fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Shared(bytes) => Some(bytes),
             Self::Static(bytes) => Some(bytes),

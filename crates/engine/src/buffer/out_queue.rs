@@ -177,8 +177,7 @@ impl OutQueue {
         }
     }
 
-    /// Appends a chunk by reference.
-    pub(crate) fn push_kept(&mut self, chunk: Chunk) {
+    fn push_kept(&mut self, chunk: Chunk) {
         if !chunk.is_empty() {
             self.len += chunk.len();
             self.push_piece(Piece::Kept(chunk));

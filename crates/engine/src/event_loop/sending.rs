@@ -45,7 +45,7 @@ impl Core {
             return Ok(self.queued(conn));
         }
         let (queue, queued) = self.out_queue(conn, len)?;
-        queue.push_kept(chunk);
+        queue.push(chunk);
         Ok(queued)
     }
 
