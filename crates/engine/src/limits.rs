@@ -96,6 +96,9 @@ pub const SEND_BYTES_PER_TURN: u64 = 1 << 20;
 /// Copying so little costs less than keeping a reference and a further entry of the send.
 pub const COPY_SIZE: usize = 512;
 
+/// Copied bytes that an out-queue counts as its lead, which is sent before all else; what follows is a piece.
+pub const LEAD_SIZE: usize = 1024 * 1024;
+
 /// Emptied out-queues kept for reuse by one loop: as many as one turn can have in flight.
 pub const SPARE_OUT_QUEUES: usize = COMPLETIONS_PER_TURN;
 

@@ -9,7 +9,7 @@ use bytes::buf::UninitSlice;
 use smallvec::SmallVec;
 
 use super::chunk::{Chunk, FileRange};
-use crate::limits::{COPY_SIZE, SPARE_CHUNK_CAPACITY, SPARE_COPY_CAPACITY};
+use crate::limits::{COPY_SIZE, LEAD_SIZE, SPARE_CHUNK_CAPACITY, SPARE_COPY_CAPACITY};
 
 /// Chunks in the order in which they leave, sent with as few system calls as possible.
 ///
@@ -29,12 +29,12 @@ use crate::limits::{COPY_SIZE, SPARE_CHUNK_CAPACITY, SPARE_COPY_CAPACITY};
 #[derive(Debug, Default)]
 #[repr(C, align(64))] // in this order: the second line is for the pieces
 pub struct OutQueue {
-    /// Bytes of the small writes. The first `lead` go before all chunks, so that a queue of nothing else
+    /// Bytes of the small writes. The first `lead` go before all chunks, so that a queue of little else
     /// has no chunk; `Piece::Copied` are consecutive ranges of the others.
     copied: Vec<u8>,
     /// 0 <= lead_sent <= lead <= copied.len()
-    lead: usize,
-    lead_sent: usize,
+    lead: u32,
+    lead_sent: u32,
     /// Bytes not yet sent, in all pieces.
     len: u64,
     /// Bytes sent since the queue was last cleared.
@@ -42,13 +42,13 @@ pub struct OutQueue {
     /// `pieces[..head]` are sent and hold nothing, `waiting` follow. The pieces are not looked at while both are 0.
     head: u32,
     waiting: u32,
+    /// Lengths of whole messages, for [`OutQueue::drop_oldest`]. Together they are the queue, or there are none.
+    #[expect(clippy::box_collection, reason = "few connections ever have any, and all have room for it")]
+    messages: Option<Box<VecDeque<u64>>>,
     /// What follows the lead.
     pieces: SmallVec<[Piece; 1]>,
     /// Bytes of `pieces[head]` that are sent.
     head_sent: u64,
-    /// Lengths of whole messages, for [`OutQueue::drop_oldest`]. Together they are the queue, or there are none.
-    #[expect(clippy::box_collection, reason = "few connections ever have any, and all have room for it")]
-    messages: Option<Box<VecDeque<u64>>>,
 }
 
 /// Where [`OutQueue::push_with`] writes to: appends only.
@@ -159,8 +159,8 @@ impl OutQueue {
     fn count_copied(&mut self, start: usize) {
         let count = self.copied.len() - start;
         self.len += count as u64;
-        if self.waiting == 0 {
-            self.lead = self.copied.len();
+        if self.waiting == 0 && self.copied.len() <= LEAD_SIZE {
+            self.lead = self.copied.len() as u32;
         } else if let Some(Piece::Copied { len, .. }) = self.pieces.last_mut() {
             *len += count;
         } else {
@@ -244,6 +244,12 @@ impl OutQueue {
         }
     }
 
+    /// Whether what is to be sent next is a file range.
+    #[inline(always)]
+    pub fn begins_with_file(&self) -> bool {
+        self.lead().is_empty() && matches!(self.unsent().first(), Some(Piece::Kept(Chunk::File(_))))
+    }
+
     /// The file range to send next, if the queue's front is one.
     pub fn front_file(&self) -> Option<FileRange> {
         if !self.lead().is_empty() {
@@ -274,7 +280,7 @@ impl OutQueue {
     #[inline(never)]
     fn pass(&mut self, count: u64) {
         let of_lead = self.lead().len().min(usize::try_from(count).unwrap_or(usize::MAX));
-        self.lead_sent += of_lead;
+        self.lead_sent += of_lead as u32;
         self.head_sent += count - of_lead as u64;
         self.drop_sent();
     }
@@ -309,7 +315,7 @@ impl OutQueue {
             Piece::Kept(_) => None,
         });
         let dead = if self.lead_sent < self.lead {
-            self.lead_sent
+            self.lead_sent as usize
         } else {
             first_copied.unwrap_or(self.copied.len())
         };
@@ -317,7 +323,7 @@ impl OutQueue {
             return;
         }
         self.copied.drain(..dead);
-        self.lead = self.lead.saturating_sub(dead);
+        self.lead = self.lead.saturating_sub(dead as u32);
         self.lead_sent = 0;
         for piece in &mut self.pieces[self.head as usize..] {
             if let Piece::Copied { start, .. } = piece {
@@ -383,7 +389,7 @@ impl OutQueue {
     /// What is still to be sent before the chunks.
     #[inline]
     fn lead(&self) -> &[u8] {
-        &self.copied[self.lead_sent..self.lead]
+        &self.copied[self.lead_sent as usize..self.lead as usize]
     }
 
     #[inline]
@@ -421,6 +427,25 @@ mod tests {
                 assert!(queue.pieces.capacity() <= SPARE_CHUNK_CAPACITY);
             }
         }
+    }
+
+    #[test]
+    fn a_lead_ends_at_its_size_and_every_byte_leaves_in_order() {
+        let bytes: Vec<u8> = (0..2 * LEAD_SIZE + 99).map(|at| (at % 251) as u8).collect();
+        let mut queue = OutQueue::default();
+        bytes.chunks(97).for_each(|part| queue.push_copy(part));
+        assert!(queue.lead().len() <= LEAD_SIZE && queue.pieces.len() == 1);
+        let mut sent = Vec::new();
+        while !queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 4];
+            let filled = queue.io_slices(&mut slices);
+            let before = sent.len();
+            slices[..filled].iter().for_each(|slice| sent.extend_from_slice(slice));
+            // A short send.
+            sent.truncate(before + (sent.len() - before).min(300_001));
+            queue.advance((sent.len() - before) as u64);
+        }
+        assert!(sent == bytes);
     }
 
     #[test]

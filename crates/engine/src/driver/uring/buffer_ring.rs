@@ -56,15 +56,19 @@ impl BufferRing {
     /// Offers free blocks until the ring is full.
     #[inline]
     pub(super) fn refill(&mut self) {
-        let before = self.tail;
         // What came back last is the hottest: it is posted before spares that were never touched.
         self.pool.reclaim();
-        while self.posted <= self.mask
+        // In registers: the two neighbours would be written as one and read apart, which a processor waits for.
+        let (mut tail, mut posted) = (self.tail, self.posted);
+        while posted <= self.mask
             && let Some(block) = self.pool.acquire()
         {
-            self.post(block);
+            self.post(tail, block);
+            tail = tail.wrapping_add(1);
+            posted += 1;
         }
-        if self.tail != before {
+        if tail != self.tail {
+            (self.tail, self.posted) = (tail, posted);
             self.publish();
         }
     }
@@ -101,10 +105,12 @@ impl BufferRing {
         self.pool.release(Block::from_index(index));
     }
 
-    fn post(&mut self, block: Block) {
+    /// Describes a block in the entry `at`.
+    #[inline]
+    fn post(&mut self, at: u16, block: Block) {
         let address = self.pool.address(block).as_ptr() as u64;
         let len = self.pool.block_size() as u32;
-        let index = usize::from(self.tail & self.mask);
+        let index = usize::from(at & self.mask);
         // SAFETY: `index` is inside the array of `mask + 1` entries, which the kernel reads only up to
         // the published tail, so nobody else looks at this one.
         unsafe {
@@ -113,8 +119,6 @@ impl BufferRing {
             entry.set_len(len);
             entry.set_bid(block.index() as u16);
         }
-        self.tail = self.tail.wrapping_add(1);
-        self.posted += 1;
     }
 
     fn publish(&self) {

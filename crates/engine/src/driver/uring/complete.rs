@@ -76,7 +76,7 @@ impl Uring {
             TokenKind::Send => {
                 let send = &mut self.row(key).send;
                 let Send::Queue { queue, .. } = send else { return None };
-                if queue.len() != u64::from(count) || queue.front_file().is_some() {
+                if queue.len() != u64::from(count) || queue.begins_with_file() {
                     return None;
                 }
                 let Send::Queue { mut queue, header, .. } = std::mem::take(send) else { return None };
@@ -275,7 +275,7 @@ impl Uring {
         self.in_kernel -= 1;
         let outcome = match std::mem::take(&mut self.row(key).send) {
             Send::Queue { mut queue, ending, header } => {
-                let polled = header.is_none() && queue.front_file().is_some();
+                let polled = header.is_none() && queue.begins_with_file();
                 self.memory.retire_header(header);
                 if answer.result > 0 && !polled {
                     queue.advance(answer.result as u64);

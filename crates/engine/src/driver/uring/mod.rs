@@ -370,7 +370,7 @@ impl Uring {
     /// Sends the front of the queue; answers the outcome if the queue ended without the kernel's help.
     #[inline]
     fn start_send(&mut self, key: Key, queue: Box<OutQueue>) -> Option<Outcome> {
-        if queue.front_file().is_some() {
+        if queue.begins_with_file() {
             return self.start_send_file(key, queue);
         }
         let fd = types::Fd(self.row(key).raw_fd());
@@ -473,7 +473,7 @@ impl Uring {
     /// # Safety
     ///
     /// The memory that the entry names stays valid until the operation's final completion.
-    #[inline]
+    #[inline(always)]
     unsafe fn push(&mut self, key: Key, kind: TokenKind, entry: squeue::Entry) {
         self.in_kernel += 1;
         // SAFETY: the caller's guarantee is passed on.

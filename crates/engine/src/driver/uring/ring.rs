@@ -90,12 +90,17 @@ impl Ring {
     /// # Safety
     ///
     /// The memory that the entry names stays valid until the operation's final completion.
-    #[inline]
+    #[inline(always)] // the entry is written in its place
     pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
         // SAFETY: the caller's guarantee is passed on.
-        if self.backlog.is_empty() && unsafe { self.ring.submission().push(&entry) }.is_ok() {
-            return;
+        if !self.backlog.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err() {
+            self.push_late(entry);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_late(&mut self, entry: squeue::Entry) {
         self.backlog.push_back(entry);
         self.stats.early_submits += 1;
         // A failure leaves the entry in the backlog, and the turn's own enter reports it.
@@ -207,7 +212,7 @@ impl Ring {
     }
 
     /// The user data of a completion of the batch, counted from the next one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn ahead(&self, nth: usize) -> Option<u64> {
         let entry = self.batch[self.taken..self.filled].get(nth)?;
         // SAFETY: as in `peek_entry`.
