@@ -410,6 +410,9 @@ impl Uring {
     pub(super) fn serve_line(&mut self) -> Option<(Key, Lease)> {
         self.line_share -= 1;
         let key = self.line.pop_front()?;
+        if let Some(&next) = self.line.front() {
+            self.prefetch(next);
+        }
         // A stale key is of a slot that was closed while it waited.
         let row = self.row_mut(key)?;
         row.in_line = false;

@@ -291,7 +291,11 @@ impl Uring {
 
     #[inline]
     pub(super) fn upcoming(&self) -> Option<Key> {
-        self.ahead(0).map(Token::key)
+        match self.ahead(0) {
+            Some(token) => Some(token.key()),
+            None if self.line_share > 0 => self.line.front().copied(),
+            None => None,
+        }
     }
 
     #[inline]
