@@ -190,6 +190,8 @@ pub enum TokenKind {
     Cancel = 7,
     /// Another thread rings; see [`Token::WAKE`].
     Wake = 8,
+    /// It is time to look for silent connections; see [`Token::PARK`].
+    Park = 9,
 }
 
 impl TokenKind {
@@ -204,6 +206,7 @@ impl TokenKind {
             6 => Some(TokenKind::Poll),
             7 => Some(TokenKind::Cancel),
             8 => Some(TokenKind::Wake),
+            9 => Some(TokenKind::Park),
             _ => None,
         }
     }
@@ -238,6 +241,9 @@ impl Token {
 
     /// The token of the loop's own wake-up. It belongs to no slot, and its key names none.
     pub const WAKE: Token = Token::new(TokenKind::Wake, Key::new(0, Generation::FIRST));
+
+    /// Of the timeout that lets a driver look for silent connections.
+    pub const PARK: Token = Token::new(TokenKind::Park, Key::new(0, Generation::FIRST));
 
     /// The token for an operation of this kind on this slot.
     #[inline]
@@ -355,8 +361,8 @@ mod tests {
 
     #[test]
     fn a_token_returns_what_was_put_in() {
-        for byte in 1..=8 {
-            let kind = TokenKind::from_u8(byte).expect("1 to 8 are kinds");
+        for byte in 1..=9 {
+            let kind = TokenKind::from_u8(byte).expect("1 to 9 are kinds");
             for key in [key(0, 1), key(17, 5), key(Key::MAX_INDEX, Generation::MAX)] {
                 let token = Token::from_u64(Token::new(kind, key).to_u64()).expect("made by new");
                 assert_eq!((token.kind() as u8, token.key()), (byte, key));
@@ -367,7 +373,7 @@ mod tests {
     #[test]
     fn a_number_with_an_unknown_kind_is_no_token() {
         let key = Token::new(TokenKind::Receive, key(3, 3)).to_u64() & (u64::MAX >> 8);
-        for byte in (0..=255u8).filter(|byte| !(1..=8).contains(byte)) {
+        for byte in (0..=255u8).filter(|byte| !(1..=9).contains(byte)) {
             assert_eq!(Token::from_u64((u64::from(byte) << 56) | key), None);
         }
     }

@@ -58,6 +58,7 @@ mod counted;
 mod datagrams;
 mod dropping;
 mod output;
+mod parking;
 mod pressure;
 mod refusals;
 mod streams;

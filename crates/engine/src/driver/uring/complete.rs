@@ -12,6 +12,7 @@ use crate::driver::Socket;
 use crate::driver::datagrams::{DatagramCalls, Share};
 use crate::driver::readiness::{self, Attempt};
 use crate::driver::shelf::Place;
+use crate::limits::HEARD_IN_RING;
 use crate::op::{Completion, Frequent, Interest, OutDatagram, Outcome, cancelled};
 use crate::token::{Key, Token, TokenKind};
 
@@ -68,6 +69,7 @@ impl Uring {
                 if !cqueue::more(entry.flags()) {
                     self.end_single_receive(key, entry.flags())?;
                 } else {
+                    self.row(key).receive.note_bytes();
                     self.leave_ring_if_large(key, count as usize, cqueue::sock_nonempty(entry.flags()));
                 }
                 self.pass_entry();
@@ -115,7 +117,7 @@ impl Uring {
     /// Ends the multishot receive of a stream that brings much at a time: it goes on by ordinary calls, one in a
     /// turn, so that the others have their share of the turn, and of the ring.
     #[cold]
-    fn leave_ring(&mut self, key: Key) {
+    pub(super) fn leave_ring(&mut self, key: Key) {
         if let Receive::Stream { flight: flight @ Flight::InKernel, .. } = &mut self.row(key).receive {
             *flight = Flight::Leaving;
             self.cancel_in_kernel(key, TokenKind::Receive);
@@ -153,6 +155,13 @@ impl Uring {
             TokenKind::Wake => {
                 if !answer.more && !self.ending {
                     self.watch_wake();
+                }
+                None
+            }
+            TokenKind::Park => {
+                // A kernel without timeouts answers another error: the hand stays where it is.
+                if answer.error() == Some(libc::ETIME) {
+                    self.park_silent();
                 }
                 None
             }
@@ -212,6 +221,7 @@ impl Uring {
     fn complete_stream(&mut self, key: Key, once: bool, flight: Flight, answer: Answer) -> Option<Outcome> {
         let received = self.take_buffer(answer).map(|bytes| Outcome::Received(Ok(bytes)));
         if answer.more {
+            self.row(key).receive.note_bytes();
             self.leave_ring_if_large(key, answer.result as usize, answer.nonempty);
             return received;
         }
@@ -247,10 +257,11 @@ impl Uring {
         if goes_on && flight != Flight::Ending && !(once && received.is_some()) {
             let filled = answer.result as usize == self.memory.receive_buffers.block_size();
             if starved || left || filled {
-                self.row(key).receive = Receive::stream(once, Flight::InLine);
+                self.row(key).receive.set_flight(Flight::InLine);
                 self.stand_in_line(key);
                 self.line_share += 1;
             } else {
+                self.row(key).receive = Receive::stream(once, Flight::InKernel);
                 self.arm_receive(key);
             }
             return received;
@@ -417,8 +428,8 @@ impl Uring {
         let row = self.row_mut(key)?;
         row.in_line = false;
         match row.receive {
-            Receive::Stream { once, flight: Flight::InLine, large } => {
-                return self.continue_stream(key, once, large).map(|bytes| (key, bytes));
+            Receive::Stream { once, flight: Flight::InLine, large, heard } => {
+                return self.continue_stream(key, once, large, heard).map(|bytes| (key, bytes));
             }
             Receive::Datagrams { left, flight: Flight::InLine } => self.continue_datagrams(key, left),
             _ => {}
@@ -435,13 +446,13 @@ impl Uring {
     }
 
     /// Receives once.
-    fn continue_stream(&mut self, key: Key, once: bool, was_large: bool) -> Option<Lease> {
+    fn continue_stream(&mut self, key: Key, once: bool, was_large: bool, heard: u8) -> Option<Lease> {
         let Memory { rows, arena, receive_buffers, .. } = &mut *self.memory;
         let row = &mut rows[key.index() as usize];
         let (count, drained) = match readiness::receive(row.fd(), arena) {
             Some(Attempt::Done(Ok(received))) => (received.bytes, received.drained),
             Some(Attempt::WouldBlock) => {
-                self.poll_stream(key, once, was_large);
+                self.poll_stream(key, once, was_large, heard);
                 return None;
             }
             Some(Attempt::Done(Err(error))) => return self.end_stream(key, Err(error)),
@@ -454,14 +465,17 @@ impl Uring {
             return self.end_stream(key, Ok(Lease::default()));
         }
         let is_large = count > receive_buffers.block_size();
+        let heard = heard.saturating_add(1);
         let bytes = arena.lend(count);
         if once {
             row.receive = Receive::None;
         } else if !drained {
-            row.receive = Receive::Stream { once, flight: Flight::InLine, large: is_large };
+            row.receive = Receive::Stream { once, flight: Flight::InLine, large: is_large, heard };
             self.stand_in_line(key);
-        } else if is_large || was_large {
-            self.poll_stream(key, once, is_large);
+        } else if is_large || was_large || heard < HEARD_IN_RING {
+            // What comes after a silence may be all for a while: the stream stays parked at first.
+            self.wind_up();
+            self.poll_stream(key, once, is_large, heard);
         } else {
             row.receive = Receive::stream(once, Flight::InKernel);
             self.arm_receive(key);
@@ -477,9 +491,10 @@ impl Uring {
         None
     }
 
-    /// What will come is expected to be more than a buffer of the ring: it shall not be cut into such.
-    fn poll_stream(&mut self, key: Key, once: bool, large: bool) {
-        self.row(key).receive = Receive::Stream { once, flight: Flight::Polled, large };
+    /// Waits for what will come outside the ring: it is expected to be more than a buffer, and shall not be cut into
+    /// such; or not soon.
+    pub(super) fn poll_stream(&mut self, key: Key, once: bool, large: bool, heard: u8) {
+        self.row(key).receive = Receive::Stream { once, flight: Flight::Polled, large, heard };
         self.arm_poll(key, TokenKind::Poll, libc::POLLIN, false);
     }
 

@@ -96,7 +96,7 @@ fn ring_features(ring: &IoUring) -> [Feature; 4] {
     ]
 }
 
-fn operation_features(ring: &IoUring) -> [Feature; 5] {
+fn operation_features(ring: &IoUring) -> [Feature; 6] {
     let mut probe = Probe::new();
     let probed = ring.submitter().register_probe(&mut probe);
     let has = |code: u8| match &probed {
@@ -123,6 +123,12 @@ fn operation_features(ring: &IoUring) -> [Feature; 5] {
             "all writes of a turn in one operation; Linux 5.3",
         ),
         feature("POLL_ADD", has(opcode::PollAdd::CODE), true, "wake-ups of other threads; Linux 5.1"),
+        feature(
+            "TIMEOUT",
+            has(opcode::Timeout::CODE),
+            false,
+            "silent connections wait in less memory; Linux 5.4",
+        ),
         feature("ASYNC_CANCEL", has(opcode::AsyncCancel::CODE), true, "ending what is in flight; Linux 5.5"),
     ]
 }

@@ -7,11 +7,13 @@
 //! ```
 //!
 //! [`ring`] has the queues and the system call, [`buffer_ring`] the receive buffers, [`row`] what is in
-//! flight on a slot; this file starts and ends operations, [`complete`] acts on completions.
+//! flight on a slot; this file starts and ends operations, [`complete`] acts on completions, [`park`] makes silent
+//! streams wait in less of the kernel's memory.
 
 mod buffer_ring;
 mod complete;
 mod features;
+mod park;
 mod ring;
 mod row;
 
@@ -39,6 +41,7 @@ use crate::socket;
 use crate::token::{Key, Token, TokenKind};
 
 use buffer_ring::{BUFFER_GROUP, BufferRing};
+use park::ParkClock;
 use ring::Ring;
 use row::{Auxiliary, Flight, MessageHeader, Receive, Row, Send};
 
@@ -63,6 +66,7 @@ pub struct Uring {
     line_share: usize,
     /// Operations of all slots that the kernel has.
     in_kernel: usize,
+    park_clock: ParkClock,
     /// The driver is being dropped.
     ending: bool,
 }
@@ -80,6 +84,8 @@ struct Memory {
     headers: Shelf<Box<MessageHeader>>,
     #[expect(clippy::vec_box, reason = "they go to the shelf as they are")]
     spare_headers: Vec<Box<MessageHeader>>,
+    /// Until the clock hand moves. Boxed: the kernel reads it where it is.
+    park_pause: Box<types::Timespec>,
     /// For what is received by ordinary calls. Its memory is untouched until the first of them.
     arena: Arena,
     /// For datagrams, which are exchanged by ordinary calls; `None` before the first of them.
@@ -108,6 +114,7 @@ impl Uring {
             addresses: Shelf::new(),
             headers: Shelf::new(),
             spare_headers: Vec::new(),
+            park_pause: Box::default(),
             arena: Arena::new(config.arena_block_size, config.arena_blocks),
             datagrams: None,
         };
@@ -119,6 +126,7 @@ impl Uring {
             line: VecDeque::new(),
             line_share: 0,
             in_kernel: 0,
+            park_clock: ParkClock::new(config.park_after),
             ending: false,
         };
         driver.watch_wake();
@@ -158,10 +166,7 @@ impl Uring {
     pub(super) fn submit(&mut self, key: Key, op: Op) -> Submitted {
         let Some(row) = self.row_mut(key) else { unreachable!("{key:?}: operations need an attached slot") };
         match op {
-            Op::Receive => {
-                row.start_receiving(Receive::stream(false, Flight::InKernel));
-                self.arm_receive(key);
-            }
+            Op::Receive => self.start_stream(key),
             Op::ReceiveOnce => {
                 row.start_receiving(Receive::stream(true, Flight::InKernel));
                 self.arm_receive(key);
@@ -343,6 +348,7 @@ impl Uring {
     /// Receives into the ring's buffers: one of them, or for as long as there are any.
     #[inline]
     fn arm_receive(&mut self, key: Key) {
+        self.wind_up();
         let row = self.row(key);
         let fd = types::Fd(row.raw_fd());
         let entry = if row.single_shot || matches!(row.receive, Receive::Stream { once: true, .. }) {

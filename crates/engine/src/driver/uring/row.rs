@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use super::super::Socket;
 use super::super::shelf::Place;
 use crate::buffer::{DatagramQueue, OutQueue};
-use crate::limits::CHUNKS_PER_SEND;
+use crate::limits::{CHUNKS_PER_SEND, HEARD_IN_RING};
 use crate::op::{Interest, OutDatagram};
 use crate::token::Generation;
 
@@ -45,8 +45,9 @@ pub(super) enum Receive {
     /// is waited for by a poll and received the same way. A large stream then needs few operations, and nobody
     /// waits for a buffer.
     ///
-    /// `large`: the last of those calls but one brought more than a buffer.
-    Stream { once: bool, flight: Flight, large: bool },
+    /// `large`: the last of those calls but one brought more than a buffer. `heard`: how often it was heard of since
+    /// the hand of the clock went by, see [`super::park`].
+    Stream { once: bool, flight: Flight, large: bool, heard: u8 },
     /// Into the buffer at this place of the shelf.
     Into(Place, Flight),
     /// So many datagrams: the kernel tells when some are there, and they are taken by ordinary calls, many
@@ -57,7 +58,14 @@ pub(super) enum Receive {
 impl Receive {
     /// From a stream of which it is not known that much comes at a time.
     pub(super) fn stream(once: bool, flight: Flight) -> Self {
-        Self::Stream { once, flight, large: false }
+        Self::Stream { once, flight, large: false, heard: HEARD_IN_RING }
+    }
+
+    /// The stream goes on another way.
+    pub(super) fn set_flight(&mut self, other: Flight) {
+        if let Self::Stream { flight, .. } = self {
+            *flight = other;
+        }
     }
 }
 

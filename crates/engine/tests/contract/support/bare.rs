@@ -21,8 +21,12 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) fn new(world: World) -> Self {
+        Self::with_config(world, &DriverConfig::default())
+    }
+
+    pub(crate) fn with_config(world: World, config: &DriverConfig) -> Self {
         let net = world.net();
-        let opened = Driver::open(&world.choice(net.as_ref()), &DriverConfig::default());
+        let opened = Driver::open(&world.choice(net.as_ref()), config);
         let driver = opened.expect("the kernel offers this driver").driver;
         let pairs = Pairs::new(world.family, net.as_ref());
         Self { driver, log: Vec::new(), net, pairs, slots: 0 }
@@ -33,6 +37,11 @@ impl Bare {
         self.slots += 1;
         self.driver.attach(key, socket).expect("a socket can be attached");
         key
+    }
+
+    /// What is attached from here on has slots beyond so many more.
+    pub(crate) fn skip_slots(&mut self, count: u32) {
+        self.slots += count;
     }
 
     pub(crate) fn pair(&mut self) -> (Key, Peer) {
@@ -60,6 +69,16 @@ impl Bare {
 
     pub(crate) fn settle(&mut self) {
         for _ in 0..5 {
+            self.turn();
+        }
+    }
+
+    /// Turns until `done` says so.
+    #[track_caller]
+    pub(crate) fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let give_up = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < give_up, "never came: {what}");
             self.turn();
         }
     }
