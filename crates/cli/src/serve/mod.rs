@@ -7,7 +7,9 @@ mod status;
 use std::process::{self, ExitCode};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 
-use crate::driver::DriverArg;
+use kolk::DriverConfig;
+
+use crate::driver::{DriverArg, ParkAfter};
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::system::{self, DESCRIPTOR_ADVICE, Limit};
@@ -35,9 +37,23 @@ pub(crate) struct Args {
     /// Kernel interface.
     #[arg(long, value_enum, default_value_t)]
     driver: DriverArg,
+    /// Silence after which a connection waits in less of the kernel's memory, on io_uring: such as 30s, or never
+    /// [default: the library's].
+    #[arg(long, value_name = "TIME", value_parser = ParkAfter::parse)]
+    park_after: Option<ParkAfter>,
     /// Bind each loop's thread to a processor of its own.
     #[arg(long)]
     pin: bool,
+}
+
+impl Args {
+    fn driver_config(&self) -> DriverConfig {
+        let default = DriverConfig::default();
+        match self.park_after {
+            Some(ParkAfter(park_after)) => DriverConfig { park_after, ..default },
+            None => default,
+        }
+    }
 }
 
 /// The front ends.

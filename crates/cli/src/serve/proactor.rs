@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kolk::watcher::{Completion, Completions, IntoSocket, Operation, Submitter, Watcher};
-use kolk::{DriverChoice, Listeners};
+use kolk::{DriverChoice, DriverConfig, Listeners};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalHandle, Signals};
@@ -53,6 +53,7 @@ pub(super) fn start(args: &Args, tell_ended: &Sender<()>) -> kolk::Result<Watche
         let plan = Plan {
             number: number as u16,
             driver: args.driver.into(),
+            driver_config: args.driver_config(),
             cpu: cpus.get(number % cpus.len().max(1)).copied(),
             sockets: watchers.listeners.take(number),
             published: Arc::default(),
@@ -185,6 +186,7 @@ fn cpus_of_this_process() -> kolk::Result<Vec<usize>> {
 struct Plan<S> {
     number: u16,
     driver: DriverChoice,
+    driver_config: DriverConfig,
     cpu: Option<usize>,
     sockets: Vec<S>,
     published: Arc<Published>,
@@ -193,7 +195,8 @@ struct Plan<S> {
 impl<S: IntoSocket> Plan<S> {
     /// The whole life of a thread. `ready` gets what others need of the watcher; nothing if there is none.
     fn serve(self, ready: SyncSender<(Submitter, String)>) -> kolk::Result<()> {
-        let mut watcher = Watcher::builder().driver(self.driver).number(self.number).build()?;
+        let builder = Watcher::builder().driver(self.driver).driver_config(self.driver_config);
+        let mut watcher = builder.number(self.number).build()?;
         if let Some(cpu) = self.cpu {
             watcher.affinity(cpu)?;
         }

@@ -9,7 +9,11 @@ use super::{Args, Serving};
 
 /// Starts the loops of a server.
 pub(super) fn start(args: &Args, tell_ended: Sender<()>) -> kolk::Result<RunningServer<Echo>> {
-    let mut builder = Server::builder().driver(args.driver.into()).pin(args.pin).stop_on_signals(true);
+    let mut builder = Server::builder()
+        .driver(args.driver.into())
+        .driver_config(args.driver_config())
+        .pin(args.pin)
+        .stop_on_signals(true);
     for address in &args.listen {
         builder = builder.listen(address);
     }
