@@ -27,8 +27,6 @@ mod epoll;
 mod linux;
 mod probe;
 mod readiness;
-#[cfg(target_os = "linux")]
-mod run_queue;
 mod shelf;
 mod sim;
 #[cfg(target_os = "linux")]
