@@ -2,7 +2,7 @@
 //!
 //! A queue without a bound hides a fault until memory runs out, and a loop without one starves its
 //! neighbours, so each has a name here. Sizes that a program may want to change are defaults of
-//! [`Config`](crate::Config).
+//! [`Config`](crate::Config). What was measured to choose some of them stands in `docs/decisions/`.
 
 use std::time::Duration;
 

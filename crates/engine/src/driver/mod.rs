@@ -257,8 +257,8 @@ pub struct DriverStats {
 /// Which driver to open.
 #[derive(Clone, Debug, Default)]
 pub enum DriverChoice {
-    /// io_uring where the kernel offers what is needed, else epoll. The environment variable
-    /// `KOLK_DRIVER` (`io_uring` or `epoll`) overrides it.
+    /// io_uring where the kernel offers what is needed, else epoll; `docs/decisions/driver.md` has the loads for which
+    /// the other would do better. The environment variable `KOLK_DRIVER` (`io_uring` or `epoll`) overrides it.
     #[default]
     Auto,
     /// This one or an error.
