@@ -80,8 +80,8 @@ pub const RING_SPARE_BUFFERS: u16 = 128;
 /// Silence after which a stream is parked on io_uring, see
 /// [`DriverConfig::park_after`](crate::driver::DriverConfig::park_after).
 ///
-/// A stream that is parked and speaks all the same costs some 5 us more for that message. At 30 s that is nothing even
-/// where a heartbeat comes just a little less often.
+/// To park a stream, and to bring it back once it speaks often, costs some 5 us together. At 30 s that is nothing
+/// beside what happens meanwhile, and a silence of that length is likely to go on.
 pub const PARK_AFTER: Duration = Duration::from_secs(30);
 
 /// Rows at which one visit looks for silent streams: at most 0.4 ms.
