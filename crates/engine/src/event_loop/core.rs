@@ -310,6 +310,7 @@ impl Core {
     // ---- helpers --------------------------------------------------------------------------------
 
     /// Submits an operation; one that ends at once is dispatched like any other.
+    #[inline]
     pub(super) fn start(&mut self, key: Key, op: Op) {
         if let Submitted::Done(outcome) = self.driver.submit(key, op) {
             self.completions.push_back(Completion { key, outcome });

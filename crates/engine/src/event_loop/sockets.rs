@@ -206,6 +206,7 @@ impl Core {
     /// # Errors
     ///
     /// As [`receive`](Self::receive).
+    #[inline]
     pub fn receive_once(&mut self, conn: ConnId) -> io::Result<()> {
         self.start_receive(conn, Op::ReceiveOnce, 1)
     }
@@ -334,6 +335,7 @@ impl Core {
         })
     }
 
+    #[inline]
     pub(super) fn open_slot(&mut self, conn: ConnId) -> io::Result<&mut Slot> {
         match self.slots.get_mut(conn.key()) {
             Some(slot) if slot.phase == Phase::Open => Ok(slot),
@@ -351,6 +353,7 @@ impl Core {
     }
 
     /// `times`: how often the operation may bring something.
+    #[inline(always)]
     fn start_receive(&mut self, conn: ConnId, op: Op, times: u32) -> io::Result<()> {
         let slot = self.open_slot(conn)?;
         if slot.input_ended {
