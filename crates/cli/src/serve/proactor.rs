@@ -223,11 +223,11 @@ impl Echo {
         let mut completions = Completions::default();
         loop {
             self.watcher.wait(&mut completions, None)?;
-            for done in completions.drain() {
+            for mut done in completions.drain() {
                 if done.operation == Operation::Timer {
                     return Ok(());
                 }
-                match self.go_on(done, &mut traffic) {
+                match self.go_on(&mut done, &mut traffic) {
                     // The connection was freed by an earlier completion of the same batch.
                     Err(error) if error.is_not_connected() => {}
                     outcome => outcome?,
@@ -239,7 +239,7 @@ impl Echo {
     }
 
     /// The next operation of a connection whose last one is done.
-    fn go_on(&mut self, done: Completion, traffic: &mut Traffic) -> kolk::Result<()> {
+    fn go_on(&mut self, done: &mut Completion, traffic: &mut Traffic) -> kolk::Result<()> {
         match (done.operation, &done.result) {
             (Operation::Accept, _) => match done.accepted() {
                 Some(conn) => self.watcher.read_pooled(conn, ()),
@@ -250,7 +250,7 @@ impl Echo {
                 traffic.bytes_received += count as u64;
                 // A peer that does not read is not read either: at most two messages of it wait here.
                 let is_behind = self.watcher.is_writing(done.conn);
-                self.watcher.write(done.conn, (), done.buffer)?;
+                self.watcher.write(done.conn, (), std::mem::take(&mut done.buffer))?;
                 if is_behind { Ok(()) } else { self.watcher.read_pooled(done.conn, ()) }
             }
             (Operation::Write, &Ok(count)) => {
