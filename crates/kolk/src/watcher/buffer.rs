@@ -102,7 +102,15 @@ impl Buffer {
     }
 
     /// The form in which an engine can send it while it stays here: a longer owned buffer becomes a shared one.
+    #[inline]
     pub(super) fn sendable(self) -> Self {
+        match self {
+            Self::Owned(_) | Self::Vectored(_) => self.into_sendable(),
+            other => other,
+        }
+    }
+
+    fn into_sendable(self) -> Self {
         match self {
             Self::Owned(bytes) if bytes.len() > COPY_SIZE => Self::Shared(freeze(bytes)),
             Self::Vectored(parts) => Self::Vectored(parts.into_iter().map(Self::sendable).collect()),
@@ -110,20 +118,32 @@ impl Buffer {
         }
     }
 
-    /// Queues what comes after the first `sent` bytes.
+    /// Queues what comes after the first `sent` bytes, and answers how many those are.
+    #[inline(always)]
     pub(super) fn queue<M>(
         &self,
         event_loop: &mut EventLoop<M>,
         conn: ConnId,
         sent: u64,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<u64> {
+        let bytes: &[u8] = self;
+        if sent == 0 && !bytes.is_empty() && bytes.len() <= COPY_SIZE {
+            event_loop.write_copy(conn, bytes)?;
+            return Ok(bytes.len() as u64);
+        }
+        self.queue_rest(event_loop, conn, sent)?;
+        Ok(self.byte_count() - sent)
+    }
+
+    /// The same for what is not all copied.
+    fn queue_rest<M>(&self, event_loop: &mut EventLoop<M>, conn: ConnId, sent: u64) -> std::io::Result<()> {
         let skip = sent.min(self.byte_count()) as usize;
         let chunk = match self {
             Self::Vectored(parts) => {
                 let mut skip = sent;
                 for part in parts {
                     let skipped = skip.min(part.byte_count());
-                    part.queue(event_loop, conn, skipped)?;
+                    part.queue_rest(event_loop, conn, skipped)?;
                     skip -= skipped;
                 }
                 return Ok(());
@@ -144,9 +164,15 @@ impl Buffer {
         event_loop.write(conn, chunk).map(drop)
     }
 
+    /// Whether there is no byte in it.
+    #[inline]
+    pub(super) fn is_nothing(&self) -> bool {
+        self.is_empty() && self.byte_count() == 0
+    }
+
     /// Refuses what has no byte.
     pub(super) fn check_not_empty(&self) -> Result<()> {
-        if self.byte_count() == 0 {
+        if self.is_nothing() {
             return Err(crate::Error::invalid("there is nothing to write: the buffer is empty"));
         }
         Ok(())

@@ -167,6 +167,49 @@ impl<C> Completion<C> {
     }
 }
 
+/// Completions that the program was not given yet, in the order in which they came about.
+pub(super) struct Ready<C> {
+    /// For which there was no room.
+    kept: VecDeque<Completion<C>>,
+    /// Behind those.
+    recent: Vec<Completion<C>>,
+}
+
+impl<C> Ready<C> {
+    pub(super) const fn new() -> Self {
+        Self { kept: VecDeque::new(), recent: Vec::new() }
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.kept.len() + self.recent.len()
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends what `make` makes, where it stays: room is made before, so it is not put together aside and copied.
+    #[inline(always)]
+    pub(super) fn push(&mut self, make: impl FnOnce() -> Completion<C>) {
+        self.recent.extend(std::iter::once_with(make));
+    }
+
+    /// Gives as many as there is room for, and answers how many. Nearly always that is all.
+    pub(super) fn hand_over(&mut self, completions: &mut Completions<C>) -> usize {
+        let count = self.len().min(completions.room());
+        if completions.is_empty() && self.kept.is_empty() && count == self.recent.len() {
+            let emptied = Vec::from(std::mem::take(&mut completions.batch));
+            completions.batch = std::mem::replace(&mut self.recent, emptied).into();
+        } else {
+            self.kept.extend(self.recent.drain(..));
+            completions.batch.extend(self.kept.drain(..count));
+        }
+        count
+    }
+}
+
 /// A batch of completions, filled by [`Watcher::wait`](super::Watcher::wait) and emptied by the program. Its
 /// memory is used again and again.
 #[derive(Debug)]
@@ -218,5 +261,58 @@ impl<C> Completions<C> {
 impl<C> Default for Completions<C> {
     fn default() -> Self {
         Self::with_capacity(BATCH)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kolk_engine::token::{Generation, Key};
+
+    use super::*;
+
+    fn numbered(number: u64) -> Completion {
+        Completion {
+            operation: Operation::Timer,
+            conn: ConnId::new(0, Key::new(0, Generation::FIRST)),
+            context: (),
+            result: Ok(0),
+            count: 0,
+            buffer: Buffer::Empty,
+            number,
+            detail: Detail::None,
+        }
+    }
+
+    #[test]
+    fn completions_keep_their_order_however_much_room_there_is() {
+        for (capacity, taken) in [(1, 1), (2, 1), (3, 2), (4, 4), (5, 3), (100, 100)] {
+            let (mut ready, mut completions) = (Ready::new(), Completions::with_capacity(capacity));
+            let (mut pushed, mut seen) = (0, Vec::new());
+            while seen.len() < 40 {
+                for _ in 0..(40 - pushed).min(4) {
+                    ready.push(|| numbered(pushed));
+                    pushed += 1;
+                }
+                let (waiting, room) = (ready.len(), completions.room());
+                let count = ready.hand_over(&mut completions);
+                assert_eq!((count, ready.len()), (waiting.min(room), waiting - count), "room for {room}");
+                seen.extend((0..taken).map_while(|_| completions.pop()).map(|done| done.number));
+            }
+            assert_eq!(seen, (0..40).collect::<Vec<_>>(), "room for {capacity}, {taken} taken at a time");
+            assert!(ready.is_empty() && completions.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_batch_goes_round() {
+        let (mut ready, mut completions) = (Ready::new(), Completions::with_capacity(8));
+        let mut places = std::collections::HashSet::new();
+        for round in 0..10 {
+            (0..8).for_each(|number| ready.push(|| numbered(number)));
+            assert_eq!(ready.hand_over(&mut completions), 8);
+            places.insert(std::ptr::from_ref(&completions.batch[0]).addr());
+            assert_eq!(completions.drain().count(), 8, "round {round}");
+        }
+        assert_eq!(places.len(), 2, "one is filled while the other is emptied");
     }
 }

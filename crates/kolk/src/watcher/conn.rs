@@ -73,6 +73,13 @@ impl Conn {
         }
     }
 
+    /// Whether the first read needs the kernel, and may have it.
+    #[inline]
+    pub(super) fn awaits_bytes(&self) -> bool {
+        let is_ready = !self.flags.freed && !self.flags.connecting && self.receiving == 0;
+        is_ready && self.unread.is_none() && self.input_end.is_none()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         let waits = !self.input.is_empty() || !self.output.is_empty() || self.flags.shuts_down;
         !waits && self.receiving == 0 && self.sending == 0

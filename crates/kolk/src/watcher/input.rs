@@ -9,16 +9,17 @@
 use std::io;
 
 use bytes::{Buf, BytesMut};
+use kolk_engine::EventLoop;
 use kolk_engine::buffer::Lease;
 use kolk_engine::op::{InDatagram, is_cancelled};
 use kolk_engine::token::{ConnId, Key};
 
 use super::Watcher;
 use super::buffer::Buffer;
-use super::completion::Detail;
-use super::conn::End;
-use super::pending::{Pending, Stop, Task};
-use super::request::Until;
+use super::completion::{Completion, Detail, Operation};
+use super::conn::{Conn, End};
+use super::pending::{Owner, Pending, Slab, Stop, Task};
+use super::request::{Request, Until};
 use crate::error::{Error, Result};
 
 /// How far bytes that have come bring a read.
@@ -30,11 +31,14 @@ enum Progress {
 impl<C> Watcher<C> {
     /// Serves reads from what is known already, and gives the first that needs the kernel to the engine.
     pub(super) fn advance_input(&mut self, key: Key) {
-        while let Some(conn) = self.conns.get_mut(key) {
+        let id = self.conn_id(key);
+        loop {
+            let Self { conns, pending, event_loop, .. } = self;
+            let Some(conn) = conns.get_mut(key) else { return };
             if conn.flags.freed || conn.flags.connecting || conn.receiving > 0 {
                 return;
             }
-            let Some(head) = conn.input.head().and_then(|head| self.pending.get_mut(head)) else { return };
+            let Some(head) = conn.input.head().and_then(|head| pending.get_mut(head)) else { return };
             if let Some(stop) = head.stop {
                 self.finish_input(key, Err(stop.error()), Detail::None);
                 continue;
@@ -56,34 +60,24 @@ impl<C> Watcher<C> {
                 self.finish_input(key, result, Detail::None);
                 continue;
             }
-            match self.start_receive(key) {
-                Ok(()) => return,
+            let started = match &mut head.task {
+                Task::ReadPooled | Task::ReadUntil(_) => event_loop.receive_once(id).map(|()| 1),
+                Task::Read(fill) | Task::ReadExact(fill) => {
+                    event_loop.receive_into(id, std::mem::take(&mut fill.buffer)).map(|()| 1)
+                }
+                Task::RecvFrom => {
+                    let is_datagram = |pending: &Pending<C>| matches!(pending.task, Task::RecvFrom);
+                    let count = conn.input.run(pending, is_datagram);
+                    event_loop.receive_from(id, count).map(|()| count)
+                }
+                // These went to the engine when they were submitted.
+                _ => return,
+            };
+            match started {
+                Ok(count) => return conn.receiving = count,
                 Err(error) => self.finish_input(key, Err(Error::of_operation(error)), Detail::None),
             }
         }
-    }
-
-    /// Gives the head of the lane to the engine.
-    fn start_receive(&mut self, key: Key) -> io::Result<()> {
-        let id = self.conn_id(key);
-        let Some(conn) = self.conns.get_mut(key) else { return Ok(()) };
-        let Some(head) = conn.input.head().and_then(|head| self.pending.get_mut(head)) else { return Ok(()) };
-        let mut count = 1;
-        match &mut head.task {
-            Task::Read(fill) | Task::ReadExact(fill) => {
-                self.event_loop.receive_into(id, std::mem::take(&mut fill.buffer))?;
-            }
-            Task::ReadPooled | Task::ReadUntil(_) => self.event_loop.receive_once(id)?,
-            Task::RecvFrom => {
-                let is_datagram = |pending: &Pending<C>| matches!(pending.task, Task::RecvFrom);
-                count = conn.input.run(&self.pending, is_datagram);
-                self.event_loop.receive_from(id, count)?;
-            }
-            // These went to the engine when they were submitted.
-            _ => return Ok(()),
-        }
-        conn.receiving = count;
-        Ok(())
     }
 
     /// The buffer of a read comes back.
@@ -110,6 +104,41 @@ impl<C> Watcher<C> {
             Err(error) => self.on_receive_failed(key, error),
         }
         self.advance_input(key);
+    }
+
+    /// Bytes came. Most are for a pooled read, which takes them as they are.
+    #[inline]
+    pub(super) fn on_bytes(&mut self, id: ConnId, bytes: Lease) {
+        let key = id.key();
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let head = conn.input.head().and_then(|head| self.pending.get_mut(head));
+        if !matches!(head, Some(Pending { task: Task::ReadPooled, .. })) {
+            return self.on_received(id, Ok(bytes));
+        }
+        let Some(pending) = conn.input.pop(&mut self.pending) else { return };
+        conn.receiving = 0;
+        conn.flags.stopping_receive = false;
+        let is_under_way =
+            conn.input.is_empty() || start_pooled(id, conn, &self.pending, &mut self.event_loop);
+        let count = bytes.len();
+        self.stats.bytes_received += count as u64;
+        if let Pending { owner: Owner::Program(context), number, timer: None, .. } = pending {
+            self.ready.push(move || Completion {
+                operation: Operation::ReadPooled,
+                conn: id,
+                context,
+                result: Ok(count),
+                count: count as u64,
+                buffer: Buffer::Lease(bytes),
+                number,
+                detail: Detail::None,
+            });
+        } else {
+            self.finish(id, pending, Ok(count), count as u64, Buffer::Lease(bytes), Detail::None);
+        }
+        if !is_under_way {
+            self.advance_input(key);
+        }
     }
 
     /// Bytes for a pooled read came, or the end of the stream.
@@ -245,6 +274,23 @@ impl<C> Watcher<C> {
     pub(super) fn take_input(&mut self, key: Key) -> Option<Pending<C>> {
         self.conns.get_mut(key)?.input.pop(&mut self.pending)
     }
+}
+
+/// Gives the head of the lane to the engine if it is a pooled read, before which nothing is to be looked at.
+#[inline(always)]
+pub(super) fn start_pooled<C>(
+    id: ConnId,
+    conn: &mut Conn,
+    pending: &Slab<Pending<C>>,
+    event_loop: &mut EventLoop<Request<C>>,
+) -> bool {
+    let head = conn.input.head().and_then(|head| pending.get(head));
+    let is_plain = matches!(head, Some(Pending { task: Task::ReadPooled, stop: None, .. }));
+    let is_started = is_plain && conn.awaits_bytes() && event_loop.receive_once(id).is_ok();
+    if is_started {
+        conn.receiving = 1;
+    }
+    is_started
 }
 
 /// The buffer of a task that ends.

@@ -11,15 +11,18 @@
 
 use std::io;
 
+use kolk_engine::EventLoop;
 use kolk_engine::op::{OutDatagram, is_cancelled};
 use kolk_engine::token::{ConnId, Key};
 
 use super::Watcher;
 use super::buffer::Buffer;
-use super::completion::Detail;
+use super::completion::{Completion, Detail, Operation};
+use super::conn::Conn;
 use super::input::buffer_of;
 use super::limits::{BYTES_PER_SEND, WRITES_PER_SEND};
-use super::pending::{Pending, Stop, Task};
+use super::pending::{Owner, Pending, Slab, Stop, Task};
+use super::request::Request;
 use crate::error::Error;
 
 impl<C> Watcher<C> {
@@ -48,62 +51,79 @@ impl<C> Watcher<C> {
     /// Gives the first writes of a connection to the engine, if none is there.
     pub(super) fn start_output(&mut self, key: Key) {
         let id = self.conn_id(key);
-        let Some(conn) = self.conns.get_mut(key) else { return };
+        let Self { conns, pending, event_loop, .. } = self;
+        let Some(conn) = conns.get_mut(key) else { return };
         if conn.flags.freed || conn.flags.connecting || conn.sending > 0 {
             return;
         }
         if let Some(kind) = conn.output_end {
             return self.fail_output(key, kind);
         }
-        let Some(head) = conn.output.head().and_then(|head| self.pending.get_mut(head)) else {
-            if std::mem::take(&mut conn.flags.shuts_down) {
-                conn.output_end = Some(io::ErrorKind::BrokenPipe);
-                // What it can report here, the reads report too.
-                let _ = self.event_loop.shutdown_write(id);
-            }
-            return;
-        };
-        let started = match &mut head.task {
-            Task::SendTo(datagram) => match datagram.take() {
-                Some(datagram) => self.event_loop.send_to(id, datagram).map(|()| 1),
+        let started = match conn.output.head().and_then(|head| pending.get_mut(head)) {
+            None => return self.start_shutdown(id),
+            Some(Pending { task: Task::SendTo(datagram), .. }) => match datagram.take() {
+                Some(datagram) => event_loop.send_to(id, datagram).map(|()| 1),
                 None => Ok(1),
             },
-            _ => self.push_writes(key),
+            Some(_) => push_writes(id, conn, pending, event_loop),
         };
         match started {
-            Ok(count) => self.set_sending(key, count),
+            Ok(count) => conn.sending = count,
             Err(error) => self.fail_output(key, error.kind()),
         }
     }
 
-    fn set_sending(&mut self, key: Key, count: u32) {
-        if let Some(conn) = self.conns.get_mut(key) {
-            conn.sending = count;
+    /// All is written: our direction ends if it is to.
+    fn start_shutdown(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id.key()) else { return };
+        if std::mem::take(&mut conn.flags.shuts_down) {
+            conn.output_end = Some(io::ErrorKind::BrokenPipe);
+            // What it can report here, the reads report too.
+            let _ = self.event_loop.shutdown_write(id);
         }
     }
 
-    /// Gives a bounded run of writes to the engine, which sends them with its next turn.
-    fn push_writes(&mut self, key: Key) -> io::Result<u32> {
-        let id = self.conn_id(key);
-        let Some(conn) = self.conns.get_mut(key) else { return Ok(0) };
-        if !std::mem::replace(&mut conn.flags.reported, true) {
-            self.event_loop.report_sends(id, true)?;
+    /// All of a send is on its way. Most are of one write.
+    #[inline]
+    pub(super) fn on_all_sent(&mut self, id: ConnId, count: u64) {
+        let key = id.key();
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.sending != 1 || conn.flags.freed {
+            return self.on_sent(id, count, Ok(()));
         }
-        let (mut count, mut bytes) = (0, 0);
-        let mut next = conn.output.head();
-        while let Some(link) = next {
-            let Some(Task::Write(send)) = self.pending.get_mut(link).map(|pending| &pending.task) else {
-                break;
-            };
-            send.buffer.queue(&mut self.event_loop, id, send.sent)?;
-            count += 1;
-            bytes += send.rest();
-            if count == WRITES_PER_SEND || bytes >= BYTES_PER_SEND {
-                break;
-            }
-            next = self.pending.after(link);
+        let Some(pending) = conn.output.pop(&mut self.pending) else { return };
+        conn.sending = 0;
+        conn.flags.stopping_send = false;
+        self.stats.bytes_sent += count;
+        let more = !conn.output.is_empty() || conn.flags.shuts_down;
+        if more && !std::mem::replace(&mut conn.flags.dirty, true) {
+            self.dirty.push(key);
         }
-        Ok(count)
+        let Pending {
+            owner: Owner::Program(context), task: Task::Write(mut send), number, timer: None, ..
+        } = pending
+        else {
+            return self.finish_write(id, pending);
+        };
+        let (count, sent) = (send.buffer.byte_count(), &mut send.buffer);
+        self.ready.push(move || Completion {
+            operation: Operation::Write,
+            conn: id,
+            context,
+            result: Ok(count as usize),
+            count,
+            buffer: std::mem::take(sent),
+            number,
+            detail: Detail::None,
+        });
+        self.shelves.outgoing.put(send);
+    }
+
+    /// All of a write is on its way.
+    fn finish_write(&mut self, id: ConnId, mut pending: Pending<C>) {
+        let buffer = buffer_of(&mut pending.task);
+        let count = buffer.byte_count();
+        self.finish(id, pending, Ok(count as usize), count, buffer, Detail::None);
     }
 
     /// A send ended; `count` bytes of it are on their way.
@@ -135,14 +155,13 @@ impl<C> Watcher<C> {
             let Some(conn) = self.conns.get_mut(id.key()) else { break };
             let Some(head) = conn.output.head().and_then(|head| self.pending.get_mut(head)) else { break };
             let Task::Write(send) = &head.task else { break };
-            let (all, rest) = (send.buffer.byte_count(), send.rest());
+            let rest = send.rest();
             if rest > left && !whole {
                 break;
             }
             left = left.saturating_sub(rest);
-            if let Some(mut pending) = conn.output.pop(&mut self.pending) {
-                let buffer = buffer_of(&mut pending.task);
-                self.finish(id, pending, Ok(all as usize), all, buffer, Detail::None);
+            if let Some(pending) = conn.output.pop(&mut self.pending) {
+                self.finish_write(id, pending);
             }
         }
         left
@@ -262,4 +281,29 @@ impl<C> Watcher<C> {
     fn take_output(&mut self, key: Key) -> Option<Pending<C>> {
         self.conns.get_mut(key)?.output.pop(&mut self.pending)
     }
+}
+
+/// Gives a bounded run of writes to the engine, which sends them with its next turn. Answers how many.
+#[inline(always)]
+fn push_writes<C>(
+    id: ConnId,
+    conn: &mut Conn,
+    pending: &mut Slab<Pending<C>>,
+    event_loop: &mut EventLoop<Request<C>>,
+) -> io::Result<u32> {
+    if !std::mem::replace(&mut conn.flags.reported, true) {
+        event_loop.report_sends(id, true)?;
+    }
+    let (mut count, mut bytes) = (0, 0);
+    let mut next = conn.output.head();
+    while let Some(link) = next {
+        let Some(Task::Write(send)) = pending.get_mut(link).map(|pending| &pending.task) else { break };
+        bytes += send.buffer.queue(event_loop, id, send.sent)?;
+        count += 1;
+        if count == WRITES_PER_SEND || bytes >= BYTES_PER_SEND {
+            break;
+        }
+        next = pending.after(link);
+    }
+    Ok(count)
 }

@@ -28,6 +28,14 @@ pub(super) struct Pending<C> {
     pub(super) stop: Option<Stop>,
 }
 
+impl<C> Pending<C> {
+    /// One without a deadline.
+    #[inline]
+    pub(super) fn of_program(context: C, task: Task<C>, number: u64) -> Self {
+        Self { owner: Owner::Program(context), task, number, timer: None, stop: None }
+    }
+}
+
 /// Who is told of the end of an operation.
 pub(super) enum Owner<C> {
     Program(C),
@@ -69,6 +77,7 @@ pub(super) enum Task<C> {
 }
 
 impl<C> Task<C> {
+    #[inline]
     pub(super) fn operation(&self) -> Operation {
         match self {
             Self::Read(_) => Operation::Read,
@@ -136,6 +145,7 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Bytes that are not sent yet.
+    #[inline]
     pub(super) fn rest(&self) -> u64 {
         self.buffer.byte_count() - self.sent
     }
@@ -155,10 +165,24 @@ impl<T> Shelf<T> {
         }
     }
 
-    fn put(&mut self, spare: Box<T>) {
+    #[inline]
+    pub(super) fn put(&mut self, spare: Box<T>) {
         if self.0.len() < SPARES {
             self.0.push(spare);
         }
+    }
+}
+
+impl Shelf<Outgoing> {
+    /// A box for bytes of which none is sent yet.
+    #[inline]
+    pub(super) fn take_for(&mut self, buffer: Buffer) -> Box<Outgoing> {
+        let Some(mut spare) = self.0.pop() else { return Box::new(Outgoing { buffer, sent: 0 }) };
+        debug_assert!(matches!(spare.buffer, Buffer::Empty), "it was emptied");
+        // Nothing is there to be dropped, so the buffer is not put aside while that would be done.
+        std::mem::forget(std::mem::replace(&mut spare.buffer, buffer));
+        spare.sent = 0;
+        spare
     }
 }
 
@@ -179,6 +203,7 @@ pub(super) struct Shelves {
 
 impl Shelves {
     /// Takes back what an operation that has ended leaves; its buffer was taken out of it.
+    #[inline]
     pub(super) fn put<C>(&mut self, task: Task<C>) {
         match task {
             Task::Read(fill) | Task::ReadExact(fill) => self.fills.put(fill),
@@ -197,6 +222,7 @@ pub(super) struct Link(u32);
 impl Link {
     const NONE: Self = Self(u32::MAX);
 
+    #[inline]
     fn get(self) -> Option<Self> {
         (self != Self::NONE).then_some(self)
     }
@@ -205,13 +231,15 @@ impl Link {
 /// Pending operations of all connections, in pages, so that memory follows use. A vacated place is the next to
 /// be used.
 pub(super) struct Slab<T> {
-    /// Of [`PAGE_PLACES`] each.
-    pages: Vec<Box<[Place<T>]>>,
+    pages: Vec<Page<T>>,
     vacant: Link,
 }
 
 /// Places of a page: small beside what so many operations need elsewhere.
 const PAGE_PLACES: usize = 256;
+
+/// An array, and not a slice: its length is known, so an offset in it needs no check.
+type Page<T> = Box<[Place<T>; PAGE_PLACES]>;
 
 /// `next` leads on in the lane or, without a value, in the list of vacant places.
 struct Place<T> {
@@ -224,11 +252,14 @@ impl<T> Slab<T> {
         Self { pages: Vec::new(), vacant: Link::NONE }
     }
 
+    #[inline(always)]
     fn insert(&mut self, value: T) -> Link {
         let link = self.vacant.get().unwrap_or_else(|| self.grow());
         let place = self.place_mut(link);
         let next = std::mem::replace(&mut place.next, Link::NONE);
-        place.value = Some(value);
+        debug_assert!(place.value.is_none(), "a vacant place has a value");
+        // Nothing is there to be dropped, so the value is not put aside while that would be done.
+        std::mem::forget(place.value.replace(value));
         self.vacant = next;
         link
     }
@@ -239,10 +270,12 @@ impl<T> Slab<T> {
         let first = (self.pages.len() * PAGE_PLACES) as u32;
         let end = first + PAGE_PLACES as u32;
         let following = (first + 1..end).map(Link).chain([Link::NONE]);
-        self.pages.push(following.map(|next| Place { value: None, next }).collect());
+        let places: Box<[_]> = following.map(|next| Place { value: None, next }).collect();
+        self.pages.push(places.try_into().unwrap_or_else(|_| unreachable!("it has PAGE_PLACES places")));
         Link(first)
     }
 
+    #[inline(always)]
     fn remove(&mut self, link: Link) -> Option<T> {
         let vacant = std::mem::replace(&mut self.vacant, link);
         let place = self.place_mut(link);
@@ -250,27 +283,33 @@ impl<T> Slab<T> {
         place.value.take()
     }
 
-    fn get(&self, link: Link) -> Option<&T> {
+    #[inline(always)]
+    pub(super) fn get(&self, link: Link) -> Option<&T> {
         self.place(link).value.as_ref()
     }
 
+    #[inline(always)]
     pub(super) fn get_mut(&mut self, link: Link) -> Option<&mut T> {
         self.place_mut(link).value.as_mut()
     }
 
     /// What follows in its lane.
+    #[inline(always)]
     pub(super) fn after(&self, link: Link) -> Option<Link> {
         self.next(link).get()
     }
 
+    #[inline(always)]
     fn next(&self, link: Link) -> Link {
         self.place(link).next
     }
 
+    #[inline(always)]
     fn place(&self, link: Link) -> &Place<T> {
         &self.pages[link.0 as usize / PAGE_PLACES][link.0 as usize % PAGE_PLACES]
     }
 
+    #[inline(always)]
     fn place_mut(&mut self, link: Link) -> &mut Place<T> {
         &mut self.pages[link.0 as usize / PAGE_PLACES][link.0 as usize % PAGE_PLACES]
     }
@@ -287,14 +326,17 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) const EMPTY: Self = Self { head: Link::NONE, tail: Link::NONE };
 
+    #[inline(always)]
     pub(super) fn is_empty(self) -> bool {
         self.head == Link::NONE
     }
 
+    #[inline(always)]
     pub(super) fn head(self) -> Option<Link> {
         self.head.get()
     }
 
+    #[inline(always)]
     pub(super) fn push<T>(&mut self, slab: &mut Slab<T>, value: T) {
         let link = slab.insert(value);
         match self.tail.get() {
@@ -304,6 +346,7 @@ impl Lane {
         self.tail = link;
     }
 
+    #[inline(always)]
     pub(super) fn pop<T>(&mut self, slab: &mut Slab<T>) -> Option<T> {
         let head = self.head.get()?;
         self.head = slab.next(head);

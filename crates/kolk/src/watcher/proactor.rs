@@ -1,6 +1,5 @@
 //! The watcher itself: its parts, its turn, and where each event goes.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
@@ -15,7 +14,7 @@ use kolk_engine::{Config, Event, EventLoop, Progress};
 
 use super::buffer::Buffer;
 use super::builder::Builder;
-use super::completion::{Completion, Completions, Detail};
+use super::completion::{Completion, Completions, Detail, Ready};
 use super::conn::{Conn, Due};
 use super::input::buffer_of;
 use super::pending::{Owner, Pending, Shelves, Slab, Stop};
@@ -42,7 +41,7 @@ pub struct Watcher<C = ()> {
     pub(super) relays: Table<Relay<C>>,
     pub(super) pending: Slab<Pending<C>>,
     /// Done, and not yet given to the program.
-    pub(super) ready: VecDeque<Completion<C>>,
+    pub(super) ready: Ready<C>,
     /// Connections with something to send, each at most once.
     pub(super) dirty: Vec<Key>,
     pub(super) shelves: Shelves,
@@ -85,7 +84,7 @@ impl<C> Watcher<C> {
             alarms: Table::new(),
             relays: Table::new(),
             pending: Slab::new(),
-            ready: VecDeque::new(),
+            ready: Ready::new(),
             dirty: Vec::new(),
             shelves: Shelves::default(),
             names,
@@ -127,7 +126,9 @@ impl<C> Watcher<C> {
                 break;
             }
         }
-        self.hand_over(completions, room);
+        let count = self.ready.hand_over(completions);
+        self.stats.completions += count as u64;
+        self.stats.batches += u64::from(count > 0);
         Ok(completions.len())
     }
 
@@ -143,8 +144,8 @@ impl<C> Watcher<C> {
                 self.conns.prefetch(next);
             }
             match progress {
-                Some(Progress::Received(conn, bytes)) => self.on_received(conn, Ok(bytes)),
-                Some(Progress::Sent(conn, count)) => self.on_sent(conn, count, Ok(())),
+                Some(Progress::Received(conn, bytes)) => self.on_bytes(conn, bytes),
+                Some(Progress::Sent(conn, count)) => self.on_all_sent(conn, count),
                 None => match self.event_loop.next_event() {
                     Some(event) => self.dispatch(event),
                     None => break,
@@ -152,17 +153,6 @@ impl<C> Watcher<C> {
             }
         }
         Ok(())
-    }
-
-    fn hand_over(&mut self, completions: &mut Completions<C>, room: usize) {
-        let count = self.ready.len().min(room);
-        self.stats.completions += count as u64;
-        self.stats.batches += u64::from(count > 0);
-        if completions.is_empty() && count == self.ready.len() {
-            std::mem::swap(&mut self.ready, &mut completions.batch);
-        } else {
-            completions.batch.extend(self.ready.drain(..count));
-        }
     }
 
     #[inline]
@@ -197,27 +187,25 @@ impl<C> Watcher<C> {
         buffer: Buffer,
         detail: Detail,
     ) {
-        if let Some(timer) = pending.timer {
+        let Pending { owner, task, number, timer, .. } = pending;
+        if let Some(timer) = timer {
             self.event_loop.cancel_timer(timer);
         }
-        let operation = pending.task.operation();
-        self.shelves.put(pending.task);
-        match pending.owner {
-            Owner::Program(context) => {
-                let number = pending.number;
-                self.ready.push_back(Completion {
-                    operation,
-                    conn,
-                    context,
-                    result,
-                    count,
-                    buffer,
-                    number,
-                    detail,
-                });
-            }
+        let operation = task.operation();
+        self.shelves.put(task);
+        match owner {
+            Owner::Program(context) => self.ready.push(|| Completion {
+                operation,
+                conn,
+                context,
+                result,
+                count,
+                buffer,
+                number,
+                detail,
+            }),
             Owner::Relay(way) => {
-                if let Some((_, relay)) = Due::unpack(pending.number) {
+                if let Some((_, relay)) = Due::unpack(number) {
                     self.relay_step(relay, usize::from(way), result, count, buffer);
                 }
             }

@@ -11,7 +11,7 @@ use super::Watcher;
 use super::buffer::Buffer;
 use super::completion::{Completion, Detail, Operation};
 use super::conn::{Conn, Due};
-use super::pending::{Outgoing, Owner, Pending, Stop, Task};
+use super::pending::{Owner, Pending, Stop, Task};
 use super::request::Ends;
 use super::submit::Begin;
 use crate::error::{Error, Result};
@@ -88,7 +88,7 @@ impl<C> Watcher<C> {
         if self.open_conn(end).is_none() {
             return self.end_way(key, way, Some(Error::not_connected()));
         }
-        let send = self.shelves.outgoing.take(Outgoing { buffer, sent: 0 });
+        let send = self.shelves.outgoing.take_for(buffer);
         self.push_output(end.key(), relayed(key, way, Task::Write(send)));
     }
 
@@ -170,7 +170,7 @@ impl<C> Watcher<C> {
             self.event_loop.cancel_timer(timer);
         }
         let count: u64 = relay.counts.iter().sum();
-        self.ready.push_back(Completion {
+        self.ready.push(|| Completion {
             operation: Operation::Relay,
             conn: relay.ends[0],
             context: relay.context,

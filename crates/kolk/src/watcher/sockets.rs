@@ -177,16 +177,7 @@ impl<C> Watcher<C> {
         let (context, operation) = (again(context), pending.task.operation());
         let number = pending.number;
         let buffer = Buffer::Empty;
-        self.ready.push_back(Completion {
-            operation,
-            conn,
-            context,
-            result,
-            count: 0,
-            buffer,
-            number,
-            detail,
-        });
+        self.ready.push(|| Completion { operation, conn, context, result, count: 0, buffer, number, detail });
     }
 
     // ---- connect --------------------------------------------------------------------------------

@@ -5,13 +5,15 @@ use std::time::Instant;
 use bytes::BytesMut;
 use kolk_engine::clock::Timestamp;
 use kolk_engine::op::OutDatagram;
+use kolk_engine::slab::Table;
 use kolk_engine::token::{ConnId, Key};
 
 use super::Watcher;
 use super::buffer::Buffer;
 use super::completion::{Detail, OperationId};
 use super::conn::{Conn, Due};
-use super::pending::{Fill, Lane, Outgoing, Owner, Pending, Search, Stop, Task};
+use super::input::start_pooled;
+use super::pending::{Fill, Lane, Owner, Pending, Search, Stop, Task};
 use super::request::{Deadline, Request, Verb};
 use crate::error::{Error, Result};
 
@@ -38,47 +40,49 @@ impl<C> Watcher<C> {
     }
 
     // The verbs that a message needs, without a request in between: it has room for every verb, and moving it
-    // costs more than what these say.
+    // costs more than what these say. The connection is looked up once. What is not so simple goes to `submit`,
+    // which also says what is wrong.
 
-    pub(super) fn begin_read(&mut self, conn: ConnId, context: C, buffer: BytesMut) -> Result<()> {
-        if buffer.len() < buffer.capacity()
-            && let Some(begin) = self.begin_on_stream(conn)
-        {
-            let fill = self.shelves.fills.take(Fill::new(buffer));
-            self.queue_input(begin, Some(context), Task::Read(fill));
-            return Ok(());
-        }
-        self.submit(Request::read(conn, context, buffer)).map(drop)
-    }
-
-    pub(super) fn begin_read_pooled(&mut self, conn: ConnId, context: C) -> Result<()> {
-        if let Some(begin) = self.begin_on_stream(conn) {
-            self.queue_input(begin, Some(context), Task::ReadPooled);
-            return Ok(());
-        }
-        self.submit(Request::read_pooled(conn, context)).map(drop)
-    }
-
-    pub(super) fn begin_write(&mut self, conn: ConnId, context: C, buffer: Buffer) -> Result<()> {
-        if buffer.check_not_empty().is_ok()
-            && let Some(begin) = self.begin_on_stream(conn)
-        {
-            let send = self.shelves.outgoing.take(Outgoing { buffer: buffer.sendable(), sent: 0 });
-            self.queue_output(begin, Some(context), Task::Write(send));
-            return Ok(());
-        }
-        self.submit(Request::write(conn, context, buffer)).map(drop)
-    }
-
-    /// The begin of an operation on an ordinary stream; otherwise [`submit`](Self::submit) says what is wrong.
-    #[inline]
-    fn begin_on_stream(&mut self, id: ConnId) -> Option<Begin> {
-        let conn = self.open_conn(id)?;
-        if !conn.kind.is_stream() || conn.watched.is_some() {
-            return None;
+    pub(super) fn begin_read(&mut self, id: ConnId, context: C, buffer: BytesMut) -> Result<()> {
+        let is_plain = open_stream(&mut self.conns, self.event_loop.loop_number(), id).is_some();
+        if !is_plain || buffer.len() == buffer.capacity() {
+            return self.submit(Request::read(id, context, buffer)).map(drop);
         }
         self.last_number += 1;
-        Some(Begin { id, number: self.last_number, deadline: None })
+        let begin = Begin { id, number: self.last_number, deadline: None };
+        let fill = self.shelves.fills.take(Fill::new(buffer));
+        self.queue_input(begin, Some(context), Task::Read(fill));
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn begin_read_pooled(&mut self, id: ConnId, context: C) -> Result<()> {
+        let Some(conn) = open_stream(&mut self.conns, self.event_loop.loop_number(), id) else {
+            return self.submit(Request::read_pooled(id, context)).map(drop);
+        };
+        self.last_number += 1;
+        let (number, is_first) = (self.last_number, conn.input.is_empty());
+        conn.input.push(&mut self.pending, Pending::of_program(context, Task::ReadPooled, number));
+        if is_first && !start_pooled(id, conn, &self.pending, &mut self.event_loop) {
+            self.advance_input(id.key());
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn begin_write(&mut self, id: ConnId, context: C, buffer: Buffer) -> Result<()> {
+        let conn = open_stream(&mut self.conns, self.event_loop.loop_number(), id);
+        let Some(conn) = conn.filter(|conn| !conn.flags.shuts_down && !buffer.is_nothing()) else {
+            return self.submit(Request::write(id, context, buffer)).map(drop);
+        };
+        self.last_number += 1;
+        let send = self.shelves.outgoing.take_for(buffer.sendable());
+        let task = Task::Write(send);
+        conn.output.push(&mut self.pending, Pending::of_program(context, task, self.last_number));
+        if !std::mem::replace(&mut conn.flags.dirty, true) {
+            self.dirty.push(id.key());
+        }
+        Ok(())
     }
 
     /// A request of another thread. What is wrong with it, its completion says.
@@ -172,7 +176,7 @@ impl<C> Watcher<C> {
                 self.queue_output(begin, context, Task::SendTo(Some(datagram)));
             }
             Verb::Write(buffer) => {
-                let send = self.shelves.outgoing.take(Outgoing { buffer: buffer.sendable(), sent: 0 });
+                let send = self.shelves.outgoing.take_for(buffer.sendable());
                 self.queue_output(begin, context, Task::Write(send));
             }
             Verb::SendTo(buffer, to) => {
@@ -205,7 +209,9 @@ impl<C> Watcher<C> {
             self.names.release(id);
         }
         request.conn = Some(id);
-        self.ready.extend(request.refused(error));
+        if let Some(completion) = request.refused(error) {
+            self.ready.push(|| completion);
+        }
     }
 
     pub(super) fn queue_input(&mut self, begin: Begin, context: Option<C>, task: Task<C>) {
@@ -307,6 +313,14 @@ impl<C> Watcher<C> {
     pub(super) fn open_conn_mut(&mut self, key: Key) -> Option<&mut Conn> {
         self.conns.get_mut(key).filter(|conn| !conn.flags.freed)
     }
+}
+
+/// The connection of a name, if it is an ordinary stream and was not freed.
+#[inline]
+fn open_stream(conns: &mut Table<Conn>, loop_number: u16, id: ConnId) -> Option<&mut Conn> {
+    let conn = conns.get_mut(id.key())?;
+    let is_plain = conn.kind.is_stream() && conn.watched.is_none() && !conn.flags.freed;
+    (is_plain && id.event_loop() == loop_number).then_some(conn)
 }
 
 /// What every operation begins with.

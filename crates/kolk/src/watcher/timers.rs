@@ -54,7 +54,7 @@ impl<C> Watcher<C> {
         let (context, number) = ((beat.again)(&alarm.context), alarm.number);
         alarm.timer = self.event_loop.set_timer(next, Due::Timer.pack(key));
         let conn = self.conn_id(key);
-        self.ready.push_back(Completion {
+        self.ready.push(|| Completion {
             operation: Operation::Interval,
             conn,
             context,
@@ -78,7 +78,7 @@ impl<C> Watcher<C> {
         let conn = self.conn_id(key);
         self.names.release(conn);
         let operation = if alarm.beat.is_some() { Operation::Interval } else { Operation::Timer };
-        self.ready.push_back(Completion {
+        self.ready.push(|| Completion {
             operation,
             conn,
             context: alarm.context,
