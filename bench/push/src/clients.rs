@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use kolk::ConnId;
 use kolk::watcher::{Completion, Completions, Operation, Watcher};
+use socket2::{Domain, Socket, Type};
 
 use crate::{Driver, PATIENCE, Result};
+
+/// What the kernel keeps of what a client has not read. It would keep more and more for one that reads fast.
+const RECEIVE_BUFFER: usize = 16 * 1024;
 
 /// Longest wait of one step.
 const STEP: Duration = Duration::from_millis(50);
@@ -21,7 +25,12 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) fn connect(address: SocketAddr, count: u32, driver: Driver) -> Result<Self> {
         let mut watcher = Watcher::builder().driver(driver.choice()).build()?;
-        let adopt = |_| Ok(watcher.adopt(TcpStream::connect(address)?)?);
+        let adopt = |_| {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+            socket.connect(&address.into())?;
+            Ok(watcher.adopt(TcpStream::from(socket))?)
+        };
         let conns = (0..count).map(adopt).collect::<Result<_>>()?;
         let completions = Completions::with_capacity(1024);
         Ok(Self {

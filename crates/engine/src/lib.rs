@@ -24,6 +24,11 @@ pub mod clock;
 pub mod driver;
 #[cfg(not(loom))]
 mod event_loop;
+#[cfg(all(target_os = "linux", target_env = "gnu", not(loom)))]
+mod heap;
+#[cfg(all(not(all(target_os = "linux", target_env = "gnu")), not(loom)))]
+#[path = "heap_other.rs"]
+mod heap;
 pub mod limits;
 #[cfg(all(feature = "tracing", not(loom)))]
 mod log;

@@ -133,10 +133,21 @@ pub const SPARE_OUT_QUEUES: usize = COMPLETIONS_PER_TURN;
 /// a burst leaves nothing behind.
 pub const SPARE_COPY_CAPACITY: usize = 2 * 1024;
 
-/// Bytes that an out-queue may have sent in one go and still be kept. One that held more was probably made in
-/// a burst, and lies between the large blocks of that: kept, it would keep the allocator from giving these back. To
-/// make a new one is nothing beside sending so much.
-pub const SPARE_QUEUE_SENT: u64 = 128 * 1024;
+/// Bytes that an out-queue may have held and still be kept. One that held more was probably made in a burst,
+/// and lies between the large blocks of that: kept, it would keep the allocator from giving these back. To make a
+/// new one is nothing beside sending so much.
+pub const SPARE_QUEUE_HELD: u64 = 128 * 1024;
+
+/// Bytes from which on an out-queue counts towards a burst: more than most answers have, and so many that to
+/// count them costs nothing beside sending them.
+pub const LARGE_QUEUE: u64 = 8 * 1024;
+
+/// Bytes that large out-queues held before the system is to get back what they took: less is not worth it.
+pub const BURST_BYTES: u64 = 16 << 20;
+
+/// Time without any large out-queue after which a burst is over. Long enough that who sends much all the time keeps
+/// its memory, which it would only have to ask for again.
+pub const BURST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Chunks an out-queue keeps room for when it goes back to the spares.
 pub const SPARE_CHUNK_CAPACITY: usize = 16;

@@ -77,10 +77,10 @@ impl Core {
             return;
         }
         slot.phase = Phase::Closing;
-        slot.discard_output();
         if let Some(timer) = slot.timer.take() {
             self.timers.cancel(timer);
         }
+        self.discard_output(key);
         self.start(key, Op::Close);
     }
 

@@ -142,8 +142,9 @@ impl Core {
             slot.output_ended = true;
             slot.receives_left = 0;
             slot.waiting_receive = None;
-            slot.discard_output();
-            if slot.phase != Phase::Open {
+            let phase = slot.phase;
+            self.discard_output(key);
+            if phase != Phase::Open {
                 self.finish_close(key);
                 return None;
             }

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::burst::Burst;
 use super::slot::{Phase, Role, Slot, TimerTask};
 use super::{Config, Event, LoopStats, Progress};
 use crate::buffer::{Lease, OutQueue};
@@ -37,6 +38,7 @@ pub struct Core {
     pub(super) dirty: Vec<Key>,
     #[expect(clippy::vec_box, reason = "the boxes move into send operations as they are")]
     pub(super) spare_queues: Vec<Box<OutQueue>>,
+    pub(super) burst: Burst,
     pub(super) loop_number: u16,
     pub(super) now: Timestamp,
     /// Whose completion the driver will probably bring next.
@@ -85,6 +87,7 @@ impl Core {
             sent: VecDeque::new(),
             dirty: Vec::new(),
             spare_queues: Vec::new(),
+            burst: Burst::default(),
             loop_number: config.loop_number,
             now,
             upcoming: None,
@@ -236,7 +239,7 @@ impl Core {
         LoopStats {
             turns: self.turns,
             sockets: self.slots.len(),
-            timers: self.timers.len(),
+            timers: self.timers.len() - self.burst.timers(),
             timer_operations: self.timer_operations,
             messages: 0,
             wake_ups: 0,
@@ -299,6 +302,7 @@ impl Core {
             TimerTask::Program(payload) => return Some(Event::Timer(id, payload)),
             TimerTask::CloseTimeout(key) => self.finish_close(key),
             TimerTask::CheckUnsent(key) => self.check_unsent(key),
+            TimerTask::EndBurst => self.end_burst(),
             TimerTask::AcceptAgain(key) => {
                 self.slots.get_mut(key)?.timer = None;
                 self.start_accepting(key);

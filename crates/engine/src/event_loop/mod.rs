@@ -11,6 +11,7 @@
 //! The front end owns the loop and drives it: [`EventLoop::turn`], then [`EventLoop::next_event`] until
 //! there is none. No callback, no lock, no allocation on the way of a message.
 
+mod burst;
 mod closing;
 mod completions;
 mod core;

@@ -245,10 +245,21 @@ impl Core {
     /// Keeps a queue that was sent, or is not to be, for the next use.
     #[inline(always)]
     fn keep(&mut self, mut queue: Box<OutQueue>) {
-        let is_of_burst = queue.sent() > limits::SPARE_QUEUE_SENT;
+        if queue.sent() + queue.len() > limits::LARGE_QUEUE {
+            return self.keep_large(queue);
+        }
         queue.clear();
-        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES && !is_of_burst {
+        if self.spare_queues.len() < limits::SPARE_OUT_QUEUES {
             self.spare_queues.push(queue);
+        }
+    }
+
+    /// What was written and is in no send leaves never.
+    pub(super) fn discard_output(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.queued = 0;
+        if let Some(queue) = slot.out.take() {
+            self.keep(queue);
         }
     }
 
@@ -296,11 +307,11 @@ impl Core {
 
     /// The same for a connection whose front end wants to hear of it.
     fn report_sent(&mut self, key: Key, sent: u64, result: io::Result<()>) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        if let Err(error) = &result {
-            slot.discard_output();
-            slot.output_ended |= !is_cancelled(error);
+        if result.is_err() {
+            self.discard_output(key);
         }
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.output_ended |= result.as_ref().is_err_and(|error| !is_cancelled(error));
         if slot.out.is_some() && !slot.dirty {
             slot.dirty = true;
             self.dirty.push(key);
@@ -314,8 +325,8 @@ impl Core {
     }
 
     pub(super) fn on_send_failed(&mut self, key: Key, error: io::Error) {
+        self.discard_output(key);
         let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.discard_output();
         slot.output_ended = true;
         match slot.phase {
             Phase::Open => {

@@ -76,6 +76,7 @@ pub(super) enum TimerTask {
     AcceptAgain(Key),
     CloseTimeout(Key),
     CheckUnsent(Key),
+    EndBurst,
 }
 
 impl Slot {
@@ -89,12 +90,6 @@ impl Slot {
     #[inline]
     pub(super) fn has_output(&self) -> bool {
         self.sending || self.out.is_some()
-    }
-
-    /// What was written and is in no send leaves never.
-    pub(super) fn discard_output(&mut self) {
-        self.out = None;
-        self.queued = 0;
     }
 
     /// Whether a flushing close differs from a plain one.

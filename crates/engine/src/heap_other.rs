@@ -1,0 +1,3 @@
+//! Allocators that return memory by themselves need no help.
+
+pub(crate) fn trim() {}
