@@ -20,6 +20,9 @@ const AGE_MAX_US: u32 = 150_000;
 /// Bytes of user memory that a receiver may hold beyond its cap: one message under way, with its queue.
 const UNDER_WAY: u64 = 1024;
 
+/// Allocations for a message to all: the message. A queue that grows once in a hundred messages is no second one.
+const MESSAGE_ALLOCATIONS: f64 = 1.05;
+
 /// Messages before the times count: the first finds everything cold.
 const WARM_UP: u64 = 5;
 
@@ -145,9 +148,9 @@ pub(crate) fn run(arguments: &Arguments, driver: Driver) -> Result<bool> {
         &format!("{dropped} messages to the silent were dropped: the caps were reached"),
     );
     holds &= bar(
-        each <= 1.0,
+        each <= MESSAGE_ALLOCATIONS,
         &format!(
-            "{each:.2} allocations of the event loops for a message to all, which itself is one"
+            "{each:.2} allocations for a message to all, of who pushes it and of the event loops: one is the message"
         ),
     );
     holds &= bar(
@@ -206,7 +209,7 @@ pub(crate) fn serve(arguments: &Arguments, driver: Driver) -> Result<()> {
         if number == arguments.counted_from() {
             counted_from = counting::allocations();
         }
-        server.handle().broadcast(message(number))?;
+        counting::counted(|| server.handle().broadcast(message(number)))?;
         let due = begin + beat * (number + 1) as u32;
         let left = due.saturating_duration_since(Instant::now());
         late += u64::from(left.is_zero());
