@@ -31,6 +31,7 @@ pub(crate) fn run(arguments: &Arguments, driver: Driver) -> Result<bool> {
     allow_descriptors(u64::from(count) + 64)?;
     let mut server = observed::start(driver, None)?;
     let mut clients = Clients::connect(server.address, count, driver)?;
+    clients.ask(b"hello", 5)?;
     // What it keeps for the next broadcast is no remains of a burst.
     observed::burst(&mut server, observed::PIECE)?;
     clients.receive(observed::PIECE)?;
