@@ -23,6 +23,10 @@ pub const MAILBOX_CAPACITY: usize = 1 << 20;
 /// Enough that the ordinary turn does not allocate; some ten KiB a loop when a message is a few words.
 pub const RETAINED_MESSAGES: usize = 256;
 
+/// Slots that the epoll driver lets run in one turn. Each receives, and its answer is sent, by system calls within the
+/// turn: so few are done within a millisecond or two, and one wait for so many costs nothing that could be seen.
+pub const RUNS_PER_TURN: usize = 64;
+
 /// Timers fired in one turn; the rest fire in the next, which does not wait.
 pub const TIMERS_PER_TURN: usize = 1024;
 
@@ -103,6 +107,10 @@ pub const CROWD: usize = 16 * 1024;
 /// Receives of a parked stream between two visits after which it is worth a multishot receive again: that costs about as
 /// much as it saves with so many messages.
 pub const HEARD_IN_RING: u8 = 8;
+
+/// Descriptors for which a process has room from the start: 64 KiB of kernel memory. To make room for more takes
+/// the kernel milliseconds; it is done before it is needed, see the driver's `descriptors`.
+pub const DESCRIPTOR_ROOM: u32 = 8 * 1024;
 
 /// Entries of the submission queue. What does not fit is submitted early.
 pub const SUBMISSION_ENTRIES: u32 = 512;

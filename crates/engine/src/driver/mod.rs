@@ -22,6 +22,8 @@
 #[cfg(target_os = "linux")]
 mod datagrams;
 #[cfg(target_os = "linux")]
+mod descriptors;
+#[cfg(target_os = "linux")]
 mod epoll;
 #[cfg(target_os = "linux")]
 mod linux;

@@ -27,13 +27,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use bytes::BytesMut;
 
 use super::datagrams::DatagramCalls;
+use super::descriptors;
 use super::linux::{self, EventFd};
 use super::readiness::{self, Attempt};
 use super::shelf::Shelf;
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
 use crate::buffer::{Arena, OutQueue};
 use crate::clock::Timestamp;
-use crate::limits::COMPLETIONS_PER_TURN;
+use crate::limits::{COMPLETIONS_PER_TURN, RUNS_PER_TURN};
 use crate::op::{Completion, Direction, Frequent, Op, Outcome, Submitted, cancelled};
 use crate::prefetch::prefetch;
 use crate::sys::syscall;
@@ -66,6 +67,7 @@ pub struct Epoll {
 
 impl Epoll {
     pub(super) fn new(config: &DriverConfig) -> io::Result<Self> {
+        descriptors::begin();
         // SAFETY: epoll_create1 takes no pointer, and nobody else owns the descriptor it returns.
         let epoll = unsafe { OwnedFd::from_raw_fd(syscall!(epoll_create1(libc::EPOLL_CLOEXEC))?) };
         let wake = EventFd::new()?;
@@ -93,6 +95,7 @@ impl Epoll {
         };
         let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         register(&self.epoll, fd, events, Token::new(TokenKind::Watch, key))?;
+        descriptors::note(fd);
         let index = key.index() as usize;
         if index >= self.rows.len() {
             self.rows.resize_with(index + 1, Row::default);
@@ -228,7 +231,7 @@ impl Epoll {
         for index in 0..count {
             self.note_event(self.events[index]);
         }
-        self.run.begin_turn(COMPLETIONS_PER_TURN);
+        self.run.begin_turn(RUNS_PER_TURN);
         Ok(())
     }
 

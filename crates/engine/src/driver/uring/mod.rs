@@ -28,6 +28,7 @@ use io_uring::{opcode, squeue, types};
 use socket2::{SockAddr, SockRef};
 
 use super::datagrams::DatagramCalls;
+use super::descriptors;
 use super::linux::{self, EventFd};
 use super::readiness::{self, Attempt};
 use super::shelf::{Place, Shelf};
@@ -104,6 +105,7 @@ impl Memory {
 
 impl Uring {
     pub(super) fn new(config: &DriverConfig) -> io::Result<Self> {
+        descriptors::begin();
         let ring = Ring::new(config)?;
         let receive_buffers = BufferRing::new(ring.inner(), config)?;
         let wake = EventFd::new()?;
@@ -141,6 +143,7 @@ impl Uring {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         };
         let single_shot = readiness::is_unix_stream(fd);
+        descriptors::note(fd);
         let index = key.index() as usize;
         if index >= self.memory.rows.len() {
             self.memory.rows.resize_with(index + 1, Row::default);
