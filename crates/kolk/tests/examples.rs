@@ -5,12 +5,12 @@ mod protocols;
 #[path = "examples/reactor.rs"]
 mod reactor;
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -360,9 +360,9 @@ fn udp_echo_gives_datagrams_back_and_counts_its_system_calls() {
     assert_eq!(status, Some(0));
 }
 
-/// One client that asks for lines, and comes again when it is told to. Answers who answered how often.
-fn ask_until(stop: &AtomicBool, address: &str) -> HashMap<u32, u32> {
-    let (mut answers, mut number) = (HashMap::new(), 0);
+/// One client that asks for lines, and comes again when it is told to. Tells which process gave each answer.
+fn ask_until(stop: &AtomicBool, address: &str, answered: &Sender<u32>) {
+    let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
         let mut stream = TcpStream::connect(address).expect("nobody is refused");
         stream.set_read_timeout(Some(PATIENCE)).expect("positive");
@@ -375,16 +375,22 @@ fn ask_until(stop: &AtomicBool, address: &str) -> HashMap<u32, u32> {
             let (word, rest) = answer.split_once(' ').expect("no answer is lost");
             let (process, line) = rest.split_once(' ').expect("three parts");
             assert_eq!(line, format!("line {number}\n"));
-            *answers.entry(process.parse().expect("a number")).or_insert(0) += 1;
+            answered.send(process.parse().expect("a number")).expect("somebody counts them");
             match word {
-                "ok" if stop.load(Ordering::Relaxed) => return answers,
+                "ok" if stop.load(Ordering::Relaxed) => return,
                 "ok" => {}
                 "bye" => break,
                 _ => panic!("{answer:?}"),
             }
         }
     }
-    answers
+}
+
+/// Waits until a process has served for a while.
+fn hear_of(process: u32, answers: &Receiver<u32>) {
+    for _ in 0..1000 {
+        while answers.recv_timeout(PATIENCE).expect("clients ask all the time") != process {}
+    }
 }
 
 #[test]
@@ -394,11 +400,14 @@ fn graceful_is_replaced_under_load_and_nobody_notices() {
     let control = control.to_str().expect("text");
     let mut server = Serving::start("graceful", &["127.0.0.1:0", control]);
     let (address, stop) = (server.address.clone(), AtomicBool::new(false));
-    let mut processes = vec![server.child.id()];
-    let answers = thread::scope(|scope| {
-        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| ask_until(&stop, &address))).collect();
+    let (answered, answers) = mpsc::channel();
+    thread::scope(|scope| {
+        for answered in std::iter::repeat_n(answered, 8) {
+            let (stop, address) = (&stop, &address);
+            scope.spawn(move || ask_until(stop, address, &answered));
+        }
         for _ in 0..3 {
-            thread::sleep(Duration::from_millis(200)); // a while of load on each
+            hear_of(server.child.id(), &answers);
             let successor = Serving::start("graceful", &["127.0.0.1:0", control]);
             assert_eq!(successor.address, address, "it has inherited the listener");
             let mut predecessor = std::mem::replace(&mut server, successor);
@@ -406,15 +415,10 @@ fn graceful_is_replaced_under_load_and_nobody_notices() {
             let status = predecessor.child.wait().expect("our child");
             assert_eq!(status.code(), Some(0));
             assert!(begin.elapsed() < PATIENCE);
-            processes.push(server.child.id());
         }
-        thread::sleep(Duration::from_millis(200));
+        hear_of(server.child.id(), &answers);
         stop.store(true, Ordering::Relaxed);
-        clients.into_iter().map(|client| client.join().expect("nobody notices")).collect::<Vec<_>>()
     });
-    for process in processes {
-        assert!(answers.iter().any(|each| each.contains_key(&process)), "each has served");
-    }
     let _ = std::fs::remove_file(control);
 }
 
