@@ -129,6 +129,7 @@ fn l06_what_an_older_kernel_lacks_is_done_without() {
 fn l06_too_few_descriptors_are_an_error_that_says_how_to_mend_it() {
     alone("l06_too_few_descriptors_are_an_error_that_says_how_to_mend_it", || {
         let limit = getrlimit(Resource::Nofile);
+        let alone = (open_descriptors(), threads());
         for driver in [DriverKind::IoUring, DriverKind::Epoll] {
             setrlimit(Resource::Nofile, Rlimit { current: Some(200), ..limit })
                 .expect("below the hard limit");
@@ -136,7 +137,6 @@ fn l06_too_few_descriptors_are_an_error_that_says_how_to_mend_it() {
             let mut few = 1;
             let running = loop {
                 let taken = take_all_but(few);
-                let before = (open_descriptors(), threads());
                 let started = server(driver)
                     .stop_on_signals(true)
                     .listen("tcp://127.0.0.1:0")
@@ -144,17 +144,17 @@ fn l06_too_few_descriptors_are_an_error_that_says_how_to_mend_it() {
                     .event_loops(2)
                     .acceptors(1)
                     .start(echo);
+                drop(taken);
                 match started {
                     Ok(running) => break running,
                     Err(error) => {
                         assert_says(&error, &["cannot", "Too many open files", "ulimit -n"]);
                         // A thread that was joined is listed a moment longer.
                         until(&format!("nothing is left of it, with {few} free: {error}"), || {
-                            (open_descriptors(), threads()) == before
+                            (open_descriptors(), threads()) == alone
                         });
                     }
                 }
-                drop(taken);
                 few += 1;
                 assert!(few < 50, "what does it need them for?");
             };
