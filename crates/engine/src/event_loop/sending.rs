@@ -129,8 +129,8 @@ impl Core {
         out.map_or(0, |queue| queue.len())
     }
 
-    /// Whether each send of the connection that ends, also the one in flight, brings an [`Event::Sent`], and
-    /// none an [`Event::SendFailed`].
+    /// Whether each send of the connection that ends, also the one in flight and one that a close cuts, brings
+    /// an [`Event::Sent`], and none an [`Event::SendFailed`].
     ///
     /// # Errors
     ///
@@ -289,7 +289,7 @@ impl Core {
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.sending = false;
         slot.queued = slot.queued.saturating_sub(sent);
-        if slot.reports_sends && slot.phase == Phase::Open {
+        if slot.reports_sends && matches!(slot.phase, Phase::Open | Phase::Closing) {
             return self.report_sent(key, sent, result);
         }
         match result {

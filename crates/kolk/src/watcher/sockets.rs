@@ -230,8 +230,9 @@ impl<C> Watcher<C> {
     // ---- the end --------------------------------------------------------------------------------
 
     /// Closes a connection, as close(2) does. What is pending completes with
-    /// [`is_cancelled`](Error::is_cancelled): reads first, then writes, each once. A name that is stale
-    /// already has no effect, and never touches whoever came after it.
+    /// [`is_cancelled`](Error::is_cancelled): reads first, then writes, each once; a write that is cut says in
+    /// its `count` how much of it was sent. A name that is stale already has no effect, and never touches
+    /// whoever came after it.
     ///
     /// Bytes whose write has completed are on their way and arrive, unless the peer's own bytes were left
     /// unread: TCP answers that with a reset. To end in order: [`shutdown_write`](Self::shutdown_write), read

@@ -13,6 +13,7 @@ use crate::support::{Rig, everywhere, everywhere_but_in_storms, on_real_kernels,
 
 everywhere!(
     p08_a_write_completes_once_all_is_written,
+    p08_a_write_that_is_cut_by_free_says_how_much_was_written,
     p08_every_form_of_bytes_is_written_and_comes_back,
     p10_a_write_past_its_deadline_ends_and_breaks_later_writes,
     p10_a_write_that_was_not_begun_ends_without_harm,
@@ -83,6 +84,26 @@ fn p08_a_write_that_fails_says_how_much_was_written(driver: DriverKind) {
     assert_eq!((done.context, done.count, done.result.is_err()), (2, 0, true), "{driver}");
     rig.watcher.write(conn, 3, "later").unwrap();
     assert!(rig.next_of(Operation::Write).result.is_err(), "{driver}");
+}
+
+fn p08_a_write_that_is_cut_by_free_says_how_much_was_written(driver: DriverKind) {
+    for taken in [0, 1000, 100_000] {
+        let mut rig = Rig::new(driver);
+        let (conn, mut peer) = rig.pair();
+        rig.watcher.write(conn, 1, "whole ").unwrap();
+        assert_eq!(rig.next_of(Operation::Write).count, 6, "{driver}");
+        let size = rig.stuff(conn, 2);
+        rig.watcher.write(conn, 3, "behind").unwrap();
+        let mut read = rig.peer_reads(&mut peer, 6 + taken);
+        rig.watcher.free(conn);
+        let cut = rig.next_of(Operation::Write);
+        assert!(cut.result.unwrap_err().is_cancelled(), "{driver}");
+        let behind = rig.next_of(Operation::Write);
+        assert_eq!((behind.context, behind.count), (3, 0), "{driver}");
+        read.extend(rig.peer_reads_to_end(&mut peer));
+        assert!(cut.count >= taken as u64 && cut.count < size as u64, "{driver}: {}", cut.count);
+        assert_eq!(read.len() as u64, 6 + cut.count, "{driver}: it is what arrived");
+    }
 }
 
 fn p09_small_writes_leave_together_and_complete_one_by_one(driver: DriverKind) {
