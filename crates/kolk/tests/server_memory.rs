@@ -4,12 +4,10 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 
 use kolk::server::{Action, Conn, Handler, Input, RunningServer};
 use kolk::{DriverKind, SocketOptions};
-use socket2::{Domain, Socket, Type};
-use support::{PATIENCE, connect, reset, server, until};
+use support::{connect, connect_unix, reset, server, socket_path, until};
 
 /// An echo whose connections are all in one group.
 struct Grouped;
@@ -36,21 +34,23 @@ fn l02_bursts_and_churn_leave_no_memory_behind() {
     }
 }
 
-fn serve(driver: DriverKind) -> RunningServer<Grouped> {
+fn serve(driver: DriverKind, address: impl Into<String>) -> RunningServer<Grouped> {
     let small = SocketOptions::new().send_buffer(BUFFER);
-    let server = server(driver).listen("tcp://127.0.0.1:0").event_loops(1).socket_options(small);
-    server.start(|_| Grouped).expect("a free port")
+    let server = server(driver).listen(address).event_loops(1).socket_options(small);
+    server.start(|_| Grouped).expect("a free address")
 }
 
-/// What the kernel keeps of a stream, at each end: the rest waits in the server.
+/// What the kernel keeps of a stream: the rest waits in the server.
 const BUFFER: usize = 16 << 10;
 
-/// What was queued for many at a time is given back.
+/// What was queued for many at a time is given back. On Unix streams: TCP drops what comes to a receive buffer that is
+/// small and full, and waits ever longer before it sends it again.
 fn bursts_leave_nothing_behind(driver: DriverKind) {
     const CONNECTIONS: usize = 400;
     const QUEUED: usize = 256 << 10;
-    let server = serve(driver);
-    let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| connect_small(&server)).collect();
+    let path = socket_path("bursts", driver);
+    let server = serve(driver, format!("unix://{}", path.display()));
+    let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| connect_unix(&path)).collect();
     streams.iter_mut().for_each(|stream| talk(stream, b"hello"));
     let mut part = vec![0; QUEUED];
     let before = resident();
@@ -69,19 +69,9 @@ fn bursts_leave_nothing_behind(driver: DriverKind) {
     }
 }
 
-/// A client for which the kernel keeps little.
-fn connect_small(server: &RunningServer<Grouped>) -> TcpStream {
-    let address: SocketAddr = server.addresses()[0].trim_start_matches("tcp://").parse().expect("an address");
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_recv_buffer_size(BUFFER).expect("it may be small");
-    socket.connect(&address.into()).expect("the server listens");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a positive timeout");
-    socket.into()
-}
-
 fn churn_leaves_nothing_behind(driver: DriverKind) {
     const ROUND: usize = 2000;
-    let server = serve(driver);
+    let server = serve(driver, "tcp://127.0.0.1:0");
     let mut after_second = 0;
     for round in 1..=6 {
         for number in 0..ROUND {
@@ -102,7 +92,7 @@ fn churn_leaves_nothing_behind(driver: DriverKind) {
 }
 
 #[track_caller]
-fn talk(stream: &mut TcpStream, text: &[u8]) {
+fn talk(stream: &mut (impl Read + Write), text: &[u8]) {
     stream.write_all(text).expect("the server reads");
     let mut answer = vec![0; text.len()];
     stream.read_exact(&mut answer).expect("the server answers");
