@@ -153,6 +153,9 @@ pub const LARGE_QUEUE: u64 = 8 * 1024;
 /// Bytes that large out-queues held before the system is to get back what they took: less is not worth it.
 pub const BURST_BYTES: u64 = 16 << 20;
 
+/// The same after a burst, for what its slowest readers have not read yet.
+pub const BURST_REST: u64 = 256 << 10;
+
 /// Time without any large out-queue after which a burst is over. Long enough that who sends much all the time keeps
 /// its memory, which it would only have to ask for again.
 pub const BURST_PAUSE: Duration = Duration::from_millis(500);
