@@ -24,20 +24,25 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) fn connect(address: SocketAddr, count: u32, driver: Driver) -> Result<Self> {
-        let mut watcher = Watcher::builder().driver(driver.choice()).build()?;
-        let adopt = |_| {
+        let mut clients = Self {
+            watcher: Watcher::builder().driver(driver.choice()).build()?,
+            completions: Completions::with_capacity(1024),
+            conns: Vec::new(),
+        };
+        clients.add(address, count)?;
+        Ok(clients)
+    }
+
+    /// Connects so many more.
+    pub(crate) fn add(&mut self, address: SocketAddr, count: u32) -> Result<()> {
+        for _ in 0..count {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
             socket.connect(&address.into())?;
-            Ok(watcher.adopt(TcpStream::from(socket))?)
-        };
-        let conns = (0..count).map(adopt).collect::<Result<_>>()?;
-        let completions = Completions::with_capacity(1024);
-        Ok(Self {
-            watcher,
-            completions,
-            conns,
-        })
+            self.conns
+                .push(self.watcher.adopt(TcpStream::from(socket))?);
+        }
+        Ok(())
     }
 
     /// Sends the same to the server on each connection, and answers what came back on each: so many bytes.

@@ -13,11 +13,14 @@ const REST: Duration = Duration::from_secs(10);
 /// Rounds of a message on each connection, in a second each.
 const ROUNDS: u32 = 4;
 
+/// Bytes of user memory for each of them.
+const MEMORY: u64 = 288;
+
 /// What to measure.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Arguments {
     /// Connections
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1000..=1_000_000))]
     connections: u32,
 }
 
@@ -25,7 +28,11 @@ pub(crate) fn run(arguments: &Arguments, driver: Driver) -> Result<bool> {
     let count = arguments.connections;
     allow_descriptors(u64::from(count) + 64)?;
     let mut server = observed::start(driver, Some(TIMEOUT))?;
-    let mut clients = Clients::connect(server.address, count, driver)?;
+    let few = count / 10;
+    let mut clients = Clients::connect(server.address, few, driver)?;
+    clients.ask(b"hello", 5)?;
+    let begin = observed::look(&mut server)?;
+    clients.add(server.address, count - few)?;
     clients.ask(b"hello", 5)?;
     println!(
         "idle    {}  {count} connections, with a time-out of {TIMEOUT:?}",
@@ -33,10 +40,15 @@ pub(crate) fn run(arguments: &Arguments, driver: Driver) -> Result<bool> {
     );
 
     let before = observed::look(&mut server)?;
+    let each = before.resident.saturating_sub(begin.resident) / u64::from(count - few);
+    let mut holds = bar(
+        each <= MEMORY,
+        &format!("from {few} to {count} the server grew by {each} B each: at most {MEMORY}"),
+    );
     thread::sleep(REST);
     let busy = observed::look(&mut server)?.busy - before.busy;
     let share = busy.as_secs_f64() / REST.as_secs_f64() * 100.0;
-    let mut holds = bar(
+    holds &= bar(
         share < 0.1,
         &format!("at rest the server takes {share:.3} % of a processor: less than 0.1 %"),
     );
