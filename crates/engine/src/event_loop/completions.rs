@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Event;
 use super::core::Core;
-use super::slot::{Phase, TimerTask};
+use super::slot::{Phase, Role, TimerTask};
 use crate::buffer::Lease;
 use crate::driver::Socket;
 use crate::limits;
@@ -66,8 +66,11 @@ impl Core {
                 Some(Event::SentDatagrams(conn, queue, result))
             }
             Outcome::Ready(result) => {
-                let open = self.slots.get(key)?.phase == Phase::Open;
-                open.then_some(Event::Ready(conn, result))
+                let slot = self.slots.get_mut(key)?;
+                if result.is_err() {
+                    slot.role = Role::default();
+                }
+                (slot.phase == Phase::Open).then_some(Event::Ready(conn, result))
             }
             Outcome::Closed => {
                 self.forget(key);
@@ -113,6 +116,7 @@ impl Core {
                 Some(Event::Accepted(listener, socket))
             }
             Err(_) if slot.phase != Phase::Open => None,
+            Err(_) if slot.role == Role::Leaving => self.end_accepting(listener),
             Err(error) if socket::is_lost_in_accept(&error) || is_cancelled(&error) => {
                 self.start_accepting(listener.key());
                 None

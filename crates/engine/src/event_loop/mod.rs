@@ -79,6 +79,8 @@ pub enum Event<M> {
     Accepted(ConnId, Socket),
     /// Accepting failed for lack of a resource and goes on by itself after the pause.
     AcceptFailed(ConnId, io::Error, Duration),
+    /// Accepting was ended by [`Core::cancel_accept`].
+    AcceptEnded(ConnId),
     /// A connect ended. After an error the socket is of no more use, and what was queued is lost.
     Connected(ConnId, io::Result<()>),
     /// Bytes arrived; an empty lease is the end of the stream. It and an error are the last, and so is what
@@ -274,6 +276,7 @@ impl Event<Infallible> {
             Self::Timer(timer, payload) => Event::Timer(timer, payload),
             Self::Accepted(conn, socket) => Event::Accepted(conn, socket),
             Self::AcceptFailed(conn, error, pause) => Event::AcceptFailed(conn, error, pause),
+            Self::AcceptEnded(conn) => Event::AcceptEnded(conn),
             Self::Connected(conn, result) => Event::Connected(conn, result),
             Self::Received(conn, result) => Event::Received(conn, result),
             Self::ReceivedInto(conn, buffer, result) => Event::ReceivedInto(conn, buffer, result),

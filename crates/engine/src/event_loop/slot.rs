@@ -65,6 +65,8 @@ pub(super) enum Role {
     #[default]
     Stream,
     Listener,
+    /// A listener whose accept is to end; what it is used for next is open then.
+    Leaving,
     Datagram,
     Watched,
 }

@@ -91,7 +91,7 @@ impl Core {
         open.map(|(key, _)| ConnId::new(self.loop_number, key))
     }
 
-    /// Accepts connections on a listener until it is closed. A lack of resources pauses it, longer each
+    /// Accepts connections on a listener until that is cancelled. A lack of resources pauses it, longer each
     /// time, and it goes on by itself.
     ///
     /// # Errors
@@ -123,6 +123,37 @@ impl Core {
         self.open_slot(listener)?.timer = Some(timer);
         self.driver.cancel(listener.key(), Direction::Auxiliary);
         Ok(())
+    }
+
+    /// Ends what [`accept`](Self::accept) began: connections wait in the listener's backlog from then on. Those that the
+    /// kernel has accepted already still come; [`Event::AcceptEnded`] is the last, and then it can accept again.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name, `InvalidInput` for what does not accept, or is to end already.
+    pub fn cancel_accept(&mut self, listener: ConnId) -> io::Result<()> {
+        let slot = self.open_slot(listener)?;
+        if slot.role != Role::Listener {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        slot.role = Role::Leaving;
+        let (pause, accepts) = (slot.timer.take(), slot.connecting);
+        if let Some(pause) = pause {
+            self.timers.cancel(pause);
+        }
+        if accepts {
+            self.driver.cancel(listener.key(), Direction::Auxiliary);
+        } else {
+            let ended = self.end_accepting(listener);
+            self.events.extend(ended);
+        }
+        Ok(())
+    }
+
+    /// Nothing of the accept is in the kernel any more.
+    pub(super) fn end_accepting<M>(&mut self, listener: ConnId) -> Option<Event<M>> {
+        self.slots.get_mut(listener.key())?.role = Role::default();
+        Some(Event::AcceptEnded(listener))
     }
 
     /// Accepts, unless it does or is to wait.
@@ -293,7 +324,7 @@ impl Core {
         DatagramSend::Pending
     }
 
-    /// Reports each time a descriptor becomes ready, until it is closed; many [`Event::Ready`]. Ready
+    /// Reports each time a descriptor becomes ready, until that is cancelled; many [`Event::Ready`]. Ready
     /// means that it became so, not that it still is: use it until it would block.
     ///
     /// # Errors
@@ -302,6 +333,20 @@ impl Core {
     pub fn watch(&mut self, conn: ConnId, interest: Interest) -> io::Result<()> {
         self.take_role(conn, Role::Watched)?;
         self.start(conn.key(), Op::Watch(interest));
+        Ok(())
+    }
+
+    /// Ends what [`watch`](Self::watch) began. An [`Event::Ready`] with an error that
+    /// [is of a cancel](crate::op::is_cancelled) is the last, and then it can be watched again, also for something else.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` for a stale name, `InvalidInput` for what is not watched.
+    pub fn cancel_watch(&mut self, conn: ConnId) -> io::Result<()> {
+        if self.open_slot(conn)?.role != Role::Watched {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.driver.cancel(conn.key(), Direction::Auxiliary);
         Ok(())
     }
 
@@ -346,9 +391,10 @@ impl Core {
     /// Makes a socket a listener or a watched one, which it then is until it is closed.
     fn take_role(&mut self, conn: ConnId, role: Role) -> io::Result<()> {
         let slot = self.open_slot(conn)?;
-        if std::mem::replace(&mut slot.role, role) == role {
+        if slot.role == role || slot.role == Role::Leaving {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
+        slot.role = role;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! An operation that is cancelled completes once, whatever it was doing; so does one whose socket closes.
 
+use std::io::ErrorKind::{InvalidInput, ResourceBusy};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use kolk_engine::driver::Socket;
 use kolk_engine::op::{Direction, Interest, Op, Outcome, is_cancelled};
 use kolk_engine::socket::{self, ListenOptions};
 
-use crate::support::{Bare, Counter, Rig, STUCK, World, brief, fresh_address, pattern, queue};
+use crate::support::{Bare, Counter, Rig, STUCK, World, assert_kind, brief, fresh_address, pattern, queue};
 
 contract!(everywhere:
     a_cancelled_receive_completes_once,
@@ -18,8 +19,10 @@ contract!(everywhere:
     a_cancelled_receive_into_a_buffer_completes_once,
     a_cancelled_send_completes_once,
     a_cancelled_accept_completes_once,
+    a_listener_that_accepts_no_more_can_accept_again,
     a_cancelled_connect_completes_once,
     a_cancelled_watch_completes_once,
+    what_is_watched_no_more_can_be_watched_for_something_else,
     a_close_ends_what_is_in_flight_then_itself,
 );
 
@@ -218,6 +221,56 @@ fn a_cancelled_connect_completes_once(world: World) {
         bare.driver.cancel(key, Direction::Auxiliary);
         bare.exactly(1, key, |outcome| matches!(outcome, Outcome::Connected(_)));
         bare.close(key);
+    }
+}
+
+/// Who comes meanwhile waits in the backlog.
+fn a_listener_that_accepts_no_more_can_accept_again(world: World) {
+    let mut rig = Rig::new(world);
+    let (listener, address) = rig.listen();
+    for round in 1..=4 {
+        let _first = rig.dial(&address);
+        rig.until("a connection", |rig| rig.record(listener).accepted.len() == 2 * round - 1);
+        if round > 2 {
+            rig.event_loop.pause_accept(listener, Duration::from_secs(60)).expect("it accepts");
+        }
+        if round > 3 {
+            // From here on it waits for the timer alone.
+            rig.settle();
+        }
+        rig.event_loop.cancel_accept(listener).expect("it accepts");
+        assert_kind(rig.event_loop.cancel_accept(listener), InvalidInput);
+        if round < 4 {
+            assert_kind(rig.event_loop.accept(listener), ResourceBusy);
+        }
+        rig.until("its end", |rig| rig.record(listener).accept_ends == round);
+        let _second = rig.dial(&address);
+        rig.settle();
+        assert_eq!(rig.record(listener).accepted.len(), 2 * round - 1);
+        rig.event_loop.accept(listener).expect("it has ended");
+        rig.until("who waited", |rig| rig.record(listener).accepted.len() == 2 * round);
+    }
+    assert_eq!(rig.event_loop.stats().timers, 0);
+}
+
+fn what_is_watched_no_more_can_be_watched_for_something_else(world: World) {
+    let mut rig = Rig::new(world);
+    let (conn, mut peer) = rig.pair();
+    rig.event_loop.watch(conn, Interest::READABLE).expect("a fresh name");
+    rig.settle();
+    rig.event_loop.cancel_watch(conn).expect("it is watched");
+    rig.until("its end", |rig| !rig.record(conn).ready.is_empty());
+    assert!(rig.record(conn).ready.pop().is_some_and(|end| end.is_err_and(|error| is_cancelled(&error))));
+    assert_kind(rig.event_loop.cancel_watch(conn), InvalidInput);
+    peer.write_all(b"x").expect("there is room");
+    for interest in [Interest::READABLE, Interest::WRITABLE] {
+        rig.event_loop.watch(conn, interest).expect("it has ended");
+        rig.until("that it is ready", |rig| !rig.record(conn).ready.is_empty());
+        let ready = std::mem::take(&mut rig.record(conn).ready);
+        assert!(ready.iter().all(|ready| ready.as_ref().is_ok_and(|&ready| ready == interest)), "{ready:?}");
+        rig.event_loop.cancel_watch(conn).expect("it is watched");
+        rig.until("its end", |rig| rig.record(conn).ready.iter().any(Result::is_err));
+        rig.record(conn).ready.clear();
     }
 }
 

@@ -127,6 +127,7 @@ pub(crate) fn name_of<M>(event: &Event<M>) -> Option<ConnId> {
         Event::Message(_) | Event::Timer(..) => None,
         Event::Accepted(conn, _)
         | Event::AcceptFailed(conn, ..)
+        | Event::AcceptEnded(conn)
         | Event::Connected(conn, _)
         | Event::Received(conn, _)
         | Event::ReceivedInto(conn, ..)

@@ -3,7 +3,6 @@
 use std::io;
 
 use kolk_engine::buffer::Lease;
-use kolk_engine::op::Interest;
 use kolk_engine::token::Key;
 
 use super::adopt::Kind;
@@ -25,8 +24,6 @@ pub(super) struct Conn {
     pub(super) input_end: Option<End>,
     pub(super) output_end: Option<io::ErrorKind>,
     pub(super) kind: Kind,
-    /// What the engine watches for, if it does.
-    pub(super) watched: Option<Interest>,
     pub(super) flags: Flags,
 }
 
@@ -50,8 +47,8 @@ pub(super) struct Flags {
     pub(super) shuts_down: bool,
     /// The engine reports each send.
     pub(super) reported: bool,
-    /// The engine accepts already.
-    pub(super) accepting: bool,
+    /// Its readiness is watched: reading and writing is the program's.
+    pub(super) watched: bool,
     /// A cancel of the receive, or of the send, is on its way.
     pub(super) stopping_receive: bool,
     pub(super) stopping_send: bool,
@@ -68,7 +65,6 @@ impl Conn {
             input_end: None,
             output_end: None,
             kind,
-            watched: None,
             flags: Flags::default(),
         }
     }

@@ -236,6 +236,16 @@ impl<C> Watcher<C> {
         if conn.flags.connecting && position == 0 {
             return self.stop_connect(key, stop);
         }
+        let head = conn.input.head().and_then(|head| self.pending.get_mut(head));
+        if let Some(Pending { task: task @ (Task::Accept(_) | Task::Watch(_)), stop: stopped, .. }) = head {
+            stopped.get_or_insert(stop);
+            // It is refused while the end of it is on its way already.
+            let _ = match task {
+                Task::Accept(_) => self.event_loop.cancel_accept(id),
+                _ => self.event_loop.cancel_watch(id),
+            };
+            return;
+        }
         if position >= conn.receiving as usize {
             if let Some(mut pending) = conn.input.remove(&mut self.pending, position) {
                 pending.stop = Some(stop);

@@ -167,6 +167,7 @@ impl<C> Watcher<C> {
             Event::Timer(timer, payload) => self.on_timer(timer, payload),
             Event::Accepted(listener, socket) => self.on_accepted(listener, socket),
             Event::AcceptFailed(..) => self.stats.accept_pauses += 1,
+            Event::AcceptEnded(listener) => self.on_ended(listener),
             Event::Connected(conn, result) => self.on_connected(conn, result),
             Event::Ready(conn, result) => self.on_ready(conn, result),
             Event::Closed(conn) => self.on_closed(conn),

@@ -39,7 +39,7 @@ enum Way {
 impl<C> Watcher<C> {
     /// Both must be streams of this watcher, and not the same.
     pub(super) fn check_relay(&self, ends: &Ends) -> Result<()> {
-        let is_free_stream = |conn: &Conn| conn.kind.is_stream() && conn.watched.is_none();
+        let is_free_stream = |conn: &Conn| conn.kind.is_stream() && !conn.flags.watched;
         let streams = [ends.from, ends.to].map(|end| self.open_conn(end).map(is_free_stream));
         match streams {
             [None, _] | [_, None] => Err(Error::not_connected()),

@@ -226,12 +226,12 @@ impl<C> Request<C> {
 
 /// Operations that complete many times need a context each time.
 impl<C: Clone> Request<C> {
-    /// Accepts connections on a listener until it is freed, one completion each.
+    /// Accepts connections on a listener until that is cancelled or it is freed, one completion each.
     pub fn accept(listener: ConnId, context: C) -> Self {
         Self::new(listener, context, Verb::Accept(C::clone))
     }
 
-    /// Reports each time that a descriptor becomes ready, until it is freed.
+    /// Reports each time that a descriptor becomes ready, until that is cancelled or it is freed.
     pub fn watch(conn: ConnId, context: C, interest: Interest) -> Self {
         Self::new(conn, context, Verb::Watch(interest, C::clone))
     }

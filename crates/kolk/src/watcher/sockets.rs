@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use kolk_engine::Close;
 use kolk_engine::driver::Socket;
-use kolk_engine::op::Interest;
+use kolk_engine::op::{Interest, is_cancelled};
 use kolk_engine::socket::Address;
 use kolk_engine::token::{ConnId, Key};
 
@@ -111,10 +111,7 @@ impl<C> Watcher<C> {
     pub(super) fn queue_accept(&mut self, begin: Begin, context: Option<C>, again: Again<C>) {
         let key = begin.id.key();
         self.queue_input(begin, context, Task::Accept(again));
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        if !std::mem::replace(&mut conn.flags.accepting, true)
-            && let Err(error) = self.event_loop.accept(begin.id)
-        {
+        if let Err(error) = self.event_loop.accept(begin.id) {
             self.finish_input(key, Err(Error::of_operation(error)), Detail::None);
         }
     }
@@ -122,7 +119,7 @@ impl<C> Watcher<C> {
     pub(super) fn on_accepted(&mut self, listener: ConnId, socket: Socket) {
         let key = listener.key();
         if self.open_conn_mut(key).is_none_or(|conn| conn.input.is_empty()) {
-            // Accepting was cancelled: the peer sees its connection close.
+            // It closes: its peers see that too.
             return;
         }
         if self.nodelay {
@@ -151,11 +148,10 @@ impl<C> Watcher<C> {
     ) {
         let key = begin.id.key();
         self.queue_input(begin, context, Task::Watch(again));
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        if conn.watched.replace(interest).is_none()
-            && let Err(error) = self.event_loop.watch(begin.id, interest)
-        {
-            self.finish_input(key, Err(Error::of_operation(error)), Detail::None);
+        match (self.event_loop.watch(begin.id, interest), self.conns.get_mut(key)) {
+            (Ok(()), Some(conn)) => conn.flags.watched = true,
+            (Ok(()), None) => {}
+            (Err(error), _) => self.finish_input(key, Err(Error::of_operation(error)), Detail::None),
         }
     }
 
@@ -163,7 +159,22 @@ impl<C> Watcher<C> {
         let key = id.key();
         match result {
             Ok(interest) => self.complete_again(key, Ok(0), Detail::Ready(interest)),
-            Err(error) => self.finish_input(key, Err(Error::of_operation(error)), Detail::None),
+            Err(error) if is_cancelled(&error) => self.on_ended(id),
+            Err(error) => {
+                if let Some(conn) = self.open_conn_mut(key) {
+                    conn.flags.watched = false;
+                }
+                self.finish_input(key, Err(Error::of_operation(error)), Detail::None);
+            }
+        }
+    }
+
+    /// An accept or a watch was cancelled, and has ended.
+    pub(super) fn on_ended(&mut self, id: ConnId) {
+        let Some(conn) = self.open_conn_mut(id.key()) else { return };
+        conn.flags.watched = false;
+        if let Some(pending) = self.take_input(id.key()) {
+            self.finish_stopped(id, pending);
         }
     }
 

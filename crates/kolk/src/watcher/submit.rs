@@ -124,12 +124,9 @@ impl<C> Watcher<C> {
         {
             return Err(Error::invalid("a datagram is sent from memory: read the range of the file first"));
         }
-        let is_watched_as = match (verb, conn.watched) {
-            (_, None) | (Verb::Accept(_) | Verb::Free | Verb::ShutdownWrite, _) => true,
-            (Verb::Watch(interest, _), Some(watched)) => *interest == watched,
-            _ => false,
-        };
-        if !is_watched_as {
+        let moves_bytes =
+            !matches!(verb, Verb::Watch(..) | Verb::Accept(_) | Verb::Free | Verb::ShutdownWrite);
+        if conn.flags.watched && moves_bytes {
             let message = format!("{id} is watched: read and write it yourself, or adopt a duplicate of it");
             return Err(Error::invalid(message));
         }
@@ -319,7 +316,7 @@ impl<C> Watcher<C> {
 #[inline]
 fn open_stream(conns: &mut Table<Conn>, loop_number: u16, id: ConnId) -> Option<&mut Conn> {
     let conn = conns.get_mut(id.key())?;
-    let is_plain = conn.kind.is_stream() && conn.watched.is_none() && !conn.flags.freed;
+    let is_plain = conn.kind.is_stream() && !conn.flags.watched && !conn.flags.freed;
     (is_plain && id.event_loop() == loop_number).then_some(conn)
 }
 

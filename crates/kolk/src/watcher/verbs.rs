@@ -134,10 +134,11 @@ macro_rules! verbs {
 
         /// Verbs that complete many times, each time with a clone of the context.
         impl<C: Clone> $on<C> {
-            /// Accepts connections until the listener is freed, one completion each. `TCP_NODELAY` is set on
-            /// them, unless the builder says otherwise.
+            /// Accepts connections until that is cancelled or the listener is freed, one completion each.
+            /// `TCP_NODELAY` is set on them, unless the builder says otherwise.
             ///
-            /// After a cancel, connections that still arrive are closed: free the listener to refuse them.
+            /// After a cancel, connections wait in the listener's backlog until the next accept: free the listener
+            /// to refuse them.
             ///
             /// # Errors
             ///
@@ -146,8 +147,8 @@ macro_rules! verbs {
                 $self.submit(Request::accept(listener, context)).map(drop)
             }
 
-            /// Reports each time that a descriptor becomes ready, until it is freed. Ready means that it became
-            /// so, not that it still is: use it until it would block.
+            /// Reports each time that a descriptor becomes ready, until that is cancelled or it is freed. Ready means
+            /// that it became so, not that it still is: use it until it would block.
             ///
             /// # Errors
             ///

@@ -18,6 +18,7 @@ everywhere!(p22_a_listener_delivers_connections_and_a_connect_its_own);
 on_real_kernels!(
     p01_any_socket_is_adopted_also_after_use,
     p02_detach_gives_the_socket_and_the_unread_bytes_back,
+    p22_after_a_cancel_connections_wait_for_the_next_accept,
     p22_a_connect_that_fails_is_freed,
     p25_several_watchers_share_the_connections_as_the_program_likes,
     p27_counters_tell_what_happened,
@@ -118,6 +119,35 @@ fn p22_a_listener_delivers_connections_and_a_connect_its_own(driver: DriverKind)
     let id = rig.submit(Request::free(listener, 7));
     let last = rig.until_of(Operation::Closed);
     assert_eq!((last.id(), last.context), (id, 7), "{driver}");
+}
+
+fn p22_after_a_cancel_connections_wait_for_the_next_accept(driver: DriverKind) {
+    let mut rig = Rig::<u32>::new(driver);
+    let listener = TcpListener::bind(loopback()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let listener = rig.watcher.adopt(listener).unwrap();
+    for round in 0..3 {
+        let accept = rig.submit(Request::accept(listener, round));
+        let first = TcpStream::connect(address).unwrap();
+        assert_eq!(rig.next_of(Operation::Accept).context, round, "{driver}");
+        rig.watcher.cancel(accept);
+        rig.watcher.cancel(accept);
+        assert!(rig.watcher.accept(listener, 9).unwrap_err().is_busy(), "{driver}: it has not ended");
+        assert!(rig.next_of(Operation::Accept).result.unwrap_err().is_cancelled(), "{driver}");
+        let second = TcpStream::connect(address).unwrap();
+        rig.nothing_more();
+        let accept = rig.submit(Request::accept(listener, round));
+        let waited = rig.next_of(Operation::Accept).accepted().expect("an accept names its connection");
+        let own = second.local_addr().unwrap();
+        assert_eq!(
+            rig.watcher.peer_address(waited).unwrap().as_inet(),
+            Some(own),
+            "{driver}: it was not closed"
+        );
+        rig.watcher.cancel(accept);
+        assert!(rig.next_of(Operation::Accept).result.unwrap_err().is_cancelled(), "{driver}");
+        drop((first, second));
+    }
 }
 
 fn p22_a_connect_that_fails_is_freed(driver: DriverKind) {

@@ -44,6 +44,8 @@ pub(crate) struct Record {
     pub(crate) received_into: Vec<(BytesMut, io::Result<usize>)>,
     pub(crate) accepted: Vec<Socket>,
     pub(crate) accept_failures: Vec<(io::Error, Duration)>,
+    /// How often accepting was ended.
+    pub(crate) accept_ends: usize,
     pub(crate) connected: Vec<io::Result<()>>,
     pub(crate) send_failures: Vec<io::Error>,
     pub(crate) datagrams: Vec<InDatagram>,
@@ -197,6 +199,7 @@ impl Rig {
             Event::Timer(timer, payload) => self.fired.push((timer, payload, self.event_loop.now())),
             Event::Accepted(conn, socket) => self.open(conn).accepted.push(socket),
             Event::AcceptFailed(conn, error, pause) => self.open(conn).accept_failures.push((error, pause)),
+            Event::AcceptEnded(conn) => self.open(conn).accept_ends += 1,
             Event::Connected(conn, result) => self.open(conn).connected.push(result),
             Event::Received(conn, Ok(lease)) if lease.is_empty() => self.open(conn).receive_ends.push(Ok(())),
             Event::Received(conn, Ok(lease)) => {
