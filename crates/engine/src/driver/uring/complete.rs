@@ -5,7 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use io_uring::cqueue;
 
-use super::row::{Auxiliary, Flight, Receive, Send};
+use super::row::{Auxiliary, Flight, Last, Receive, Send};
 use super::{Memory, Uring};
 use crate::buffer::Lease;
 use crate::driver::Socket;
@@ -67,7 +67,7 @@ impl Uring {
             TokenKind::Receive => {
                 let index = cqueue::buffer_select(entry.flags())?;
                 if !cqueue::more(entry.flags()) {
-                    self.end_single_receive(key, entry.flags())?;
+                    self.end_single_receive(key, count as usize, entry.flags())?;
                 } else {
                     self.row(key).receive.note_bytes();
                     self.leave_ring_if_large(key, count as usize, cqueue::sock_nonempty(entry.flags()));
@@ -95,11 +95,12 @@ impl Uring {
 
     /// The bytes that were asked for once are there; `None` if it was not so.
     #[inline]
-    fn end_single_receive(&mut self, key: Key, flags: u32) -> Option<()> {
+    fn end_single_receive(&mut self, key: Key, count: usize, flags: u32) -> Option<()> {
+        let (nonempty, size) = (cqueue::sock_nonempty(flags), self.memory.receive_buffers.block_size());
         let row = self.row(key);
         let Receive::Stream { once: true, .. } = row.receive else { return None };
         row.receive = Receive::None;
-        row.drained = !cqueue::sock_nonempty(flags);
+        row.last = Last::new(!nonempty, nonempty && count == size);
         self.in_kernel -= 1;
         self.operation_ended(key);
         Some(())
@@ -200,7 +201,7 @@ impl Uring {
     ) -> Option<Outcome> {
         self.in_kernel -= 1;
         let row = self.row(key);
-        row.drained = !answer.nonempty;
+        row.last = Last::new(!answer.nonempty, false);
         row.receive = Receive::None;
         let mut buffer = self.memory.buffers.take(place);
         if answer.is_passing() && flight == Flight::InKernel {
@@ -249,13 +250,13 @@ impl Uring {
         received: Option<Outcome>,
     ) -> Option<Outcome> {
         self.in_kernel -= 1;
-        self.row(key).drained = !answer.nonempty;
+        let filled = answer.result as usize == self.memory.receive_buffers.block_size();
+        self.row(key).last = Last::new(!answer.nonempty, filled && answer.nonempty);
         let starved = answer.error() == Some(libc::ENOBUFS);
         self.ring.stats.buffers_exhausted += u64::from(starved);
         let left = flight == Flight::Leaving && answer.error() == Some(libc::ECANCELED);
         let goes_on = received.is_some() || starved || left || answer.is_passing();
         if goes_on && flight != Flight::Ending && !(once && received.is_some()) {
-            let filled = answer.result as usize == self.memory.receive_buffers.block_size();
             if starved || left || filled {
                 self.row(key).receive.set_flight(Flight::InLine);
                 self.stand_in_line(key);
@@ -410,7 +411,7 @@ impl Uring {
 
 /// Receiving by ordinary calls.
 impl Uring {
-    fn stand_in_line(&mut self, key: Key) {
+    pub(super) fn stand_in_line(&mut self, key: Key) {
         // A slot that was given up and begins anew may stand there still.
         if !std::mem::replace(&mut self.row(key).in_line, true) {
             self.line.push_back(key);
@@ -469,6 +470,7 @@ impl Uring {
         let bytes = arena.lend(count);
         if once {
             row.receive = Receive::None;
+            row.last = Last::new(drained, is_large);
         } else if !drained {
             row.receive = Receive::Stream { once, flight: Flight::InLine, large: is_large, heard };
             self.stand_in_line(key);

@@ -35,7 +35,9 @@ use super::shelf::{Place, Shelf};
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
 use crate::buffer::{Arena, DatagramQueue, OutQueue};
 use crate::clock::Timestamp;
-use crate::limits::{COMPLETIONS_PER_TURN, SEND_BYTES_PER_TURN, TEARDOWN_TURNS, TEARDOWN_WAIT};
+use crate::limits::{
+    COMPLETIONS_PER_TURN, HEARD_IN_RING, SEND_BYTES_PER_TURN, TEARDOWN_TURNS, TEARDOWN_WAIT,
+};
 use crate::op::{Completion, Direction, Frequent, Interest, Op, Outcome, Submitted, cancelled};
 use crate::prefetch::prefetch;
 use crate::socket;
@@ -44,7 +46,7 @@ use crate::token::{Key, Token, TokenKind};
 use buffer_ring::{BUFFER_GROUP, BufferRing};
 use park::ParkClock;
 use ring::Ring;
-use row::{Auxiliary, Flight, MessageHeader, Receive, Row, Send};
+use row::{Auxiliary, Flight, Last, MessageHeader, Receive, Row, Send};
 
 pub(super) use features::features;
 
@@ -170,10 +172,7 @@ impl Uring {
         let Some(row) = self.row_mut(key) else { unreachable!("{key:?}: operations need an attached slot") };
         match op {
             Op::Receive => self.start_stream(key),
-            Op::ReceiveOnce => {
-                row.start_receiving(Receive::stream(true, Flight::InKernel));
-                self.arm_receive(key);
-            }
+            Op::ReceiveOnce => self.start_receive_once(key),
             Op::ReceiveInto(buffer) => self.start_receive_into(key, buffer),
             Op::ReceiveFrom(left) => {
                 row.start_receiving(Receive::Datagrams { left, flight: Flight::InKernel });
@@ -365,6 +364,24 @@ impl Uring {
         };
         // SAFETY: the entry names no memory but the buffer ring's, which outlives the kernel's ring.
         unsafe { self.push(key, TokenKind::Receive, entry) };
+    }
+
+    /// Receives once: into a buffer of the ring, or by an ordinary call where the last one did not fit in.
+    #[inline]
+    fn start_receive_once(&mut self, key: Key) {
+        let row = self.row(key);
+        row.start_receiving(Receive::stream(true, Flight::InKernel));
+        match row.last {
+            Last::Some | Last::All => self.arm_receive(key),
+            Last::AllOfMuch => {
+                self.wind_up();
+                self.poll_stream(key, true, true, HEARD_IN_RING);
+            }
+            Last::Much => {
+                row.receive.set_flight(Flight::InLine);
+                self.stand_in_line(key);
+            }
+        }
     }
 
     fn start_receive_into(&mut self, key: Key, buffer: BytesMut) {
@@ -611,7 +628,7 @@ impl Row {
 
     /// How a single-shot receive begins: by a try, or by waiting if there was nothing left the last time.
     fn receive_priority(&self) -> u16 {
-        if self.drained { RECVSEND_POLL_FIRST } else { 0 }
+        if self.last.drained() { RECVSEND_POLL_FIRST } else { 0 }
     }
 }
 

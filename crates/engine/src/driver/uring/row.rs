@@ -23,11 +23,39 @@ pub(super) struct Row {
     pub(super) single_shot: bool,
     /// The slot stands in the line.
     pub(super) in_line: bool,
-    /// The last single-shot receive took all there was: trying at once would be in vain.
-    pub(super) drained: bool,
+    pub(super) last: Last,
     pub(super) receive: Receive,
     pub(super) auxiliary: Auxiliary,
     pub(super) send: Send,
+}
+
+/// What the last single receive found, in one byte.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Last {
+    /// Some bytes, and it may have left others.
+    #[default]
+    Some,
+    /// All there was: trying at once would be in vain.
+    All,
+    /// More than a buffer of the ring has room for, and it may have left others: what comes next shall not be cut
+    /// into such buffers.
+    Much,
+    AllOfMuch,
+}
+
+impl Last {
+    pub(super) fn new(drained: bool, large: bool) -> Self {
+        match (drained, large) {
+            (false, false) => Self::Some,
+            (true, false) => Self::All,
+            (false, true) => Self::Much,
+            (true, true) => Self::AllOfMuch,
+        }
+    }
+
+    pub(super) fn drained(self) -> bool {
+        matches!(self, Self::All | Self::AllOfMuch)
+    }
 }
 
 #[derive(Debug, Default)]
