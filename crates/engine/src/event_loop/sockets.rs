@@ -388,7 +388,7 @@ impl Core {
         }
     }
 
-    /// Makes a socket a listener or a watched one, which it then is until it is closed.
+    /// Makes a socket a listener or a watched one, which it then is until that is cancelled or it is closed.
     fn take_role(&mut self, conn: ConnId, role: Role) -> io::Result<()> {
         let slot = self.open_slot(conn)?;
         if slot.role == role || slot.role == Role::Leaving {
