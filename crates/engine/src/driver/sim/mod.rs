@@ -23,8 +23,8 @@
 //!
 //! Without deadline and with nothing under way, a kernel would wait for ever. If only one thread has
 //! ever touched the network, nobody could end that: the turn comes back with nothing. With more threads
-//! it waits up to 10 ms of real time for a wake or a change, and does the same before it leaps to a
-//! deadline; so with threads the seed no longer decides everything.
+//! it waits 10 ms of real time for a wake or a change, and does the same before it leaps to a deadline, or a
+//! fiftieth of the leap up to 100 ms; so with threads the seed no longer decides everything.
 
 mod config;
 mod connect;
@@ -39,6 +39,7 @@ mod world;
 
 use std::io;
 use std::sync::MutexGuard;
+use std::time::Duration;
 
 use crate::buffer::OutQueue;
 use crate::clock::Timestamp;
@@ -381,7 +382,8 @@ impl Sim {
         }
         if world.is_shared() {
             let before = world.activity();
-            world = net.sleep(world, self.id);
+            let leap = if horizon == Timestamp::MAX { Duration::ZERO } else { horizon - world.now() };
+            world = net.sleep(world, self.id, leap);
             if world.activity() != before || world.is_woken(self.id) {
                 return world;
             }

@@ -18,7 +18,10 @@ use crate::socket::Address;
 ///
 /// Long enough for a thread that is about to do something, short enough for a test that waits for it
 /// a hundred times.
-const PATIENCE: Duration = Duration::from_millis(10);
+const LEAST_PATIENCE: Duration = Duration::from_millis(10);
+
+/// The same before time leaps far: few leaps do, and a thread that is late would pay for it.
+const MOST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A simulated network: sockets, virtual time, and the seed that decides what is left to chance.
 ///
@@ -177,16 +180,19 @@ impl SimNet {
         result
     }
 
-    /// Waits in real time until another thread has done something or woken `driver`; bounded.
+    /// Waits in real time until another thread has done something or woken `driver`; bounded, and the longer the
+    /// further the leap would be: what it leaps over may be somebody's time-out, who is only late.
     pub(super) fn sleep<'a>(
         &'a self,
         mut world: MutexGuard<'a, World>,
         driver: DriverId,
+        leap: Duration,
     ) -> MutexGuard<'a, World> {
+        let patience = (leap / 50).clamp(LEAST_PATIENCE, MOST_PATIENCE);
         let before = world.activity();
         world.sleepers += 1;
         let nothing = |world: &mut World| world.activity() == before && !world.is_woken(driver);
-        let waited = self.0.changed.wait_timeout_while(world, PATIENCE, nothing);
+        let waited = self.0.changed.wait_timeout_while(world, patience, nothing);
         let (mut world, _) = waited.unwrap_or_else(PoisonError::into_inner);
         world.sleepers -= 1;
         world
