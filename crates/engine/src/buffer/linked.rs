@@ -36,6 +36,13 @@ pub struct LinkedBuffer {
     rest: Option<Box<VecDeque<Lease>>>,
 }
 
+impl From<Lease> for LinkedBuffer {
+    #[inline(always)]
+    fn from(head: Lease) -> Self {
+        Self { head, rest: None }
+    }
+}
+
 impl LinkedBuffer {
     /// Number of bytes in all pieces.
     pub fn len(&self) -> usize {

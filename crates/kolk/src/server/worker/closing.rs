@@ -3,7 +3,7 @@
 use std::mem;
 
 use kolk_engine::Close;
-use kolk_engine::buffer::LinkedBuffer;
+use kolk_engine::buffer::Lease;
 use kolk_engine::token::ConnId;
 
 use super::{Entry, Running, Worker};
@@ -43,7 +43,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
         entry.state.note_reason(reason);
         entry.state.gate.set(Gate::CLOSING, true);
-        entry.input = LinkedBuffer::default();
+        entry.input = None;
         self.event_loop.close(id, how);
     }
 
@@ -134,7 +134,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         // While something is queued the next send that ends comes here again.
         let Ok(socket) = self.event_loop.detach(id) else { return };
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
-        let detached = Detached::new(socket, entry.input.take_all());
+        let left = entry.input.take().map_or_else(Lease::default, |mut input| input.take_all());
+        let detached = Detached::new(socket, left);
         let mut conn =
             Conn { event_loop: &mut self.event_loop, home: &mut self.home, state: &mut entry.state, id };
         self.running = Running::Leaving(id);

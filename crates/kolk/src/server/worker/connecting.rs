@@ -3,7 +3,6 @@
 use std::io;
 
 use kolk_engine::Close;
-use kolk_engine::buffer::LinkedBuffer;
 use kolk_engine::driver::Socket;
 use kolk_engine::token::{ConnId, Key};
 
@@ -55,7 +54,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         let session = self.call_on_open(id, &mut state);
         self.home.attention = false;
         state.note_reason(CloseReason::ConnectFailed(error));
-        let entry = Entry { session, input: LinkedBuffer::default(), state };
+        let entry = Entry { session, input: None, state };
         self.end(id, entry, CloseReason::ServerStopping);
     }
 

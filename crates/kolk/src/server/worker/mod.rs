@@ -71,8 +71,8 @@ pub(super) struct Worker<H: Handler<M>, M> {
 /// What the server keeps for one connection.
 struct Entry<S> {
     session: S,
-    /// Empty between callbacks, unless the handler left something.
-    input: LinkedBuffer,
+    /// What the handler left, never empty; or has yet to see.
+    input: Option<Box<LinkedBuffer>>,
     state: ConnState,
 }
 

@@ -1,6 +1,5 @@
 //! How a connection comes.
 
-use kolk_engine::buffer::LinkedBuffer;
 use kolk_engine::driver::Socket;
 use kolk_engine::token::ConnId;
 
@@ -48,7 +47,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     pub(super) fn introduce(&mut self, id: ConnId, mut state: ConnState) {
         self.home.stats.connections += 1;
         let session = self.call_on_open(id, &mut state);
-        self.sessions.insert(id.key(), Entry { session, input: LinkedBuffer::default(), state });
+        self.sessions.insert(id.key(), Entry { session, input: None, state });
         self.after_callback(id, Action::Continue);
         self.ask(id, |conn| conn.watch_idle());
         self.update_reading(id);

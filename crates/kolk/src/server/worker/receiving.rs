@@ -20,39 +20,48 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
         self.home.stats.bytes_received += bytes.len() as u64;
         entry.state.last_input = self.home.now;
-        entry.input.push(bytes);
-        if !entry.state.gate.is_open() {
-            return self.feed_if_it_may(id);
+        if entry.input.is_some() || !entry.state.gate.is_open() {
+            return self.on_more_bytes(id, bytes);
         }
+        let mut input = LinkedBuffer::from(bytes);
         self.running = Running::Conn(id);
-        let answer = entry.hand_over(id, &mut self.handler, &mut self.event_loop, &mut self.home);
-        self.after_data(id, answer);
+        let answer = entry.hand_over(id, &mut input, &mut self.handler, &mut self.event_loop, &mut self.home);
+        self.running = Running::Nothing;
+        if answer.needs > 0 || !input.is_empty() {
+            self.keep_rest(id, Box::new(input), answer.needs);
+        }
+        self.after_callback(id, answer.action);
+    }
+
+    /// Bytes arrived behind others, or for a handler that does not want any, or not yet.
+    #[inline(never)]
+    fn on_more_bytes(&mut self, id: ConnId, bytes: Lease) {
+        let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+        entry.input.get_or_insert_default().push(bytes);
+        self.feed_if_it_may(id);
     }
 
     /// Hands over what is there.
     fn feed(&mut self, id: ConnId) {
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
+        let Some(mut input) = entry.input.take() else { return };
         self.running = Running::Conn(id);
-        let answer = entry.hand_over(id, &mut self.handler, &mut self.event_loop, &mut self.home);
-        self.after_data(id, answer);
-    }
-
-    #[inline(always)]
-    fn after_data(&mut self, id: ConnId, answer: Answer) {
+        let answer = entry.hand_over(id, &mut input, &mut self.handler, &mut self.event_loop, &mut self.home);
         self.running = Running::Nothing;
-        if answer.needs > 0 || answer.left_some {
-            self.keep_rest(id, answer.needs);
-        }
+        self.keep_rest(id, input, answer.needs);
         self.after_callback(id, answer.action);
     }
 
     /// What the handler left is kept, out of the loop's memory.
     #[inline(never)]
-    fn keep_rest(&mut self, id: ConnId, needs: usize) {
+    fn keep_rest(&mut self, id: ConnId, mut input: Box<LinkedBuffer>, needs: usize) {
         let limit = self.home.settings.input_limit;
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
-        entry.input.make_private();
-        let len = entry.input.len();
+        let len = input.len();
+        if len > 0 {
+            input.make_private();
+            entry.input = Some(input);
+        }
         if len.max(needs) > limit {
             return self.close(id, CloseReason::InputLimit, Close::Flush);
         }
@@ -60,21 +69,22 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         entry.state.gate.set(Gate::NEEDS_MORE, needs > len);
     }
 
-    /// Bytes arrived for a handler that does not want any, or not yet.
+    /// Hands over what is there, unless the handler does not want any, or not yet.
     #[inline(never)]
     fn feed_if_it_may(&mut self, id: ConnId) {
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
         if entry.state.gate.has(Gate::CLOSING) {
-            entry.input = LinkedBuffer::default();
+            entry.input = None;
             return;
         }
-        entry.state.gate.set(Gate::NEEDS_MORE, entry.input.len() < entry.state.needs as usize);
-        if !entry.state.gate.is_open() {
-            entry.input.make_private();
-        } else if !entry.input.is_empty() {
+        let len = entry.input.as_ref().map_or(0, |input| input.len());
+        entry.state.gate.set(Gate::NEEDS_MORE, len < entry.state.needs as usize);
+        if entry.state.gate.is_open() {
             // It is met: what comes after the next pause is not to wait for it.
             entry.state.needs = 0;
             self.feed(id);
+        } else if let Some(input) = &mut entry.input {
+            input.make_private();
         }
     }
 
@@ -111,7 +121,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
             return;
         }
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
-        if entry.state.gate.has(Gate::NEEDS_MORE) && !entry.input.is_empty() {
+        if entry.state.gate.has(Gate::NEEDS_MORE) && entry.input.is_some() {
             entry.state.gate.set(Gate::NEEDS_MORE, false);
             entry.state.needs = 0;
             self.feed(id);
@@ -158,24 +168,23 @@ struct Answer {
     action: Action,
     /// What the handler says it needs, 0 if it said nothing.
     needs: usize,
-    /// Not everything was consumed.
-    left_some: bool,
 }
 
 impl<S> Entry<S> {
-    /// Calls the handler with what is there.
+    /// Calls the handler with `input`.
     #[inline(always)]
     fn hand_over<H: Handler<M, Session = S>, M>(
         &mut self,
         id: ConnId,
+        input: &mut LinkedBuffer,
         handler: &mut H,
         event_loop: &mut Core,
         home: &mut LoopState,
     ) -> Answer {
         home.stats.messages += 1;
         let mut conn = Conn { event_loop, home, state: &mut self.state, id };
-        let mut input = Input::new(&mut self.input);
+        let mut input = Input::new(input);
         let action = handler.on_data(&mut self.session, &mut conn, &mut input);
-        Answer { action, needs: input.needs(), left_some: !self.input.is_empty() }
+        Answer { action, needs: input.needs() }
     }
 }
