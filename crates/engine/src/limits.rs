@@ -126,6 +126,10 @@ pub const CHUNKS_PER_SEND: usize = 64;
 /// call: a fast reader of a large file or queue would hold the loop for as long as it lasts.
 pub const SEND_BYTES_PER_TURN: u64 = 1 << 20;
 
+/// Bytes from which on what was written leaves before the next event instead of with the turn: a message of this
+/// size displaces the last from the first-level cache, and its send costs so much that a system call is nothing.
+pub const EAGER_SEND: u64 = 32 * 1024;
+
 /// A write up to this many bytes is copied into the out-queue; a longer one is kept by reference.
 ///
 /// Copying so little costs less than keeping a reference and a further entry of the send.

@@ -177,7 +177,9 @@ impl OutQueue {
         }
     }
 
-    fn push_kept(&mut self, chunk: Chunk) {
+    /// Appends a chunk by reference; an empty one is dropped.
+    #[inline(always)]
+    pub(crate) fn push_kept(&mut self, chunk: Chunk) {
         if !chunk.is_empty() {
             self.len += chunk.len();
             self.push_piece(Piece::Kept(chunk));

@@ -144,6 +144,16 @@ impl Driver {
         dispatch!(self, driver => driver.send(key, queue))
     }
 
+    /// The same, at once as far as the socket takes it.
+    #[inline(always)]
+    pub fn send_at_once(&mut self, key: Key, queue: Box<OutQueue>) -> Option<Box<OutQueue>> {
+        match self {
+            Self::Uring(driver) => driver.send_at_once(key, queue),
+            // They always do.
+            Self::Epoll(_) | Self::Sim(_) => self.send(key, queue),
+        }
+    }
+
     /// Gives the kernel what was started, without waiting for the turn.
     pub fn submit_queued(&mut self) {
         match self {

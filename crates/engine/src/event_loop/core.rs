@@ -38,6 +38,8 @@ pub struct Core {
     pub(super) dirty: Vec<Key>,
     #[expect(clippy::vec_box, reason = "the boxes move into send operations as they are")]
     pub(super) spare_queues: Vec<Box<OutQueue>>,
+    /// To whom much was written since the last event: it is sent before the next.
+    pub(super) eager: Option<Key>,
     pub(super) burst: Burst,
     pub(super) loop_number: u16,
     pub(super) now: Timestamp,
@@ -87,6 +89,7 @@ impl Core {
             sent: VecDeque::new(),
             dirty: Vec::new(),
             spare_queues: Vec::new(),
+            eager: None,
             burst: Burst::default(),
             loop_number: config.loop_number,
             now,
@@ -121,6 +124,9 @@ impl Core {
     /// that there is no other: ask [`next_event`](super::EventLoop::next_event) then.
     #[inline(always)]
     pub fn next_progress(&mut self) -> Option<Progress> {
+        if self.eager.is_some() {
+            self.send_eagerly();
+        }
         if let Some((conn, count)) = self.sent.pop_front() {
             return Some(Progress::Sent(conn, count));
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  write ─► the slot's out-queue, made dirty ─► flush_dirty, once a turn ─► Driver::send
-//!                      ▲                                                        │
+//!                      ▲     └── much: send_eagerly, before the next event ──►     │
 //!                      └── what was written meanwhile, next turn ◄── on_sent ◄──┘
 //! ```
 
@@ -12,14 +12,16 @@ use super::Event;
 use super::core::Core;
 use super::slot::Phase;
 use crate::buffer::{Chunk, Fill, OutQueue};
+use crate::driver::Driver;
 use crate::limits;
 use crate::op::{Direction, is_cancelled};
 use crate::prefetch::prefetch;
 use crate::token::{ConnId, Key};
 
 impl Core {
-    /// Queues a chunk: a small one by copy, a longer one by reference. All chunks of one turn leave in
-    /// one send. Answers how many bytes are queued, as [`queued`](Self::queued) does.
+    /// Queues a chunk: a small one by copy, a longer one by reference. All chunks of one turn leave in one send;
+    /// from [`limits::EAGER_SEND`] on they leave before the next event. Answers how many bytes are queued, as
+    /// [`queued`](Self::queued) does.
     ///
     /// # Errors
     ///
@@ -45,7 +47,7 @@ impl Core {
             return Ok(self.queued(conn));
         }
         let (queue, queued) = self.out_queue(conn, len)?;
-        queue.push(chunk);
+        queue.push_kept(chunk);
         Ok(queued)
     }
 
@@ -80,7 +82,11 @@ impl Core {
         let count = queue.push_with(reserve, fill);
         let slot = self.open_slot(conn)?;
         slot.queued = slot.queued.saturating_add(count);
-        Ok((count, slot.queued))
+        let queued = slot.queued;
+        if queued >= limits::EAGER_SEND {
+            self.eager = Some(conn.key());
+        }
+        Ok((count, queued))
     }
 
     /// Says that the last `len` bytes that were written are one whole message. Only connections of which every
@@ -106,14 +112,15 @@ impl Core {
     /// Sends what is queued at once, instead of with the next turn. No effect while a send is in flight.
     pub fn flush(&mut self, conn: ConnId) {
         if self.slots.get(conn.key()).is_some_and(|slot| slot.dirty) {
-            self.send_queued(conn.key());
+            let key = conn.key();
+            self.send_queued(key, |driver, queue| driver.send(key, queue));
             self.driver.submit_queued();
         }
     }
 
-    /// Connections that were written to since the last turn, in that order; some may be closed by now.
-    pub fn written_to(&self) -> impl Iterator<Item = ConnId> {
-        self.dirty.iter().map(|&key| ConnId::new(self.loop_number, key))
+    /// Lets what was written wait for the turn's end, however much it is.
+    pub fn hold_back(&mut self, conn: ConnId) {
+        self.eager.take_if(|key| *key == conn.key());
     }
 
     /// Bytes that were written and have not left, as far as it is known: those of a send in flight count until
@@ -179,6 +186,9 @@ impl Core {
             self.dirty.push(key);
         }
         slot.queued = slot.queued.saturating_add(len);
+        if slot.queued >= limits::EAGER_SEND {
+            self.eager = Some(key);
+        }
         let spare_queues = &mut self.spare_queues;
         if slot.out.is_none() {
             slot.out = Some(spare_queues.pop().unwrap_or_default());
@@ -191,10 +201,11 @@ impl Core {
 
     /// Starts one send for each connection that was written to.
     pub(super) fn flush_dirty(&mut self) {
+        self.eager = None;
         let mut dirty = std::mem::take(&mut self.dirty);
         for (index, &key) in dirty.iter().enumerate() {
             self.prefetch_output(&dirty[index + 1..]);
-            self.send_queued(key);
+            self.send_queued(key, |driver, queue| driver.send(key, queue));
         }
         dirty.clear();
         // Nothing above writes, but a send that ended at once may have made its slot dirty again.
@@ -214,9 +225,13 @@ impl Core {
         }
     }
 
-    /// Gives what was written to the driver; most sends end at once.
+    /// Gives what was written to `send` of the driver; most sends end at once.
     #[inline(always)]
-    fn send_queued(&mut self, key: Key) {
+    fn send_queued(
+        &mut self,
+        key: Key,
+        send: impl FnOnce(&mut Driver, Box<OutQueue>) -> Option<Box<OutQueue>>,
+    ) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.dirty = false;
         if slot.sending || slot.phase == Phase::Closing {
@@ -228,7 +243,7 @@ impl Core {
             self.keep(queue);
             return self.after_output(key);
         }
-        let Some(queue) = self.driver.send(key, queue) else {
+        let Some(queue) = send(&mut self.driver, queue) else {
             slot.sending = true;
             return;
         };
@@ -240,6 +255,16 @@ impl Core {
             self.sent.push_back((ConnId::new(self.loop_number, key), queue.sent()));
         }
         self.keep(queue);
+    }
+
+    /// Sends what was written since the last event, if that is much: as long as it is in the cache, and so that
+    /// the memory of the loop that it lies in serves the next receive.
+    #[inline(never)]
+    pub(super) fn send_eagerly(&mut self) {
+        let Some(key) = self.eager.take() else { return };
+        if self.dirty.pop_if(|last| *last == key).is_some() {
+            self.send_queued(key, |driver, queue| driver.send_at_once(key, queue));
+        }
     }
 
     /// Keeps a queue that was sent, or is not to be, for the next use.

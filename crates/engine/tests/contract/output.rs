@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes};
 use kolk_engine::Close;
 use kolk_engine::buffer::Chunk;
+use kolk_engine::limits;
 use kolk_engine::token::ConnId;
 use std::io::ErrorKind::{InvalidInput, NotConnected};
 
-use crate::support::{Rig, World, assert_kind, pattern};
+use crate::support::{Peer, Rig, World, assert_kind, pattern};
 
 contract!(everywhere:
     what_is_queued_is_counted_until_it_has_left,
@@ -21,13 +22,14 @@ contract!(everywhere:
 // The simulated kernel leaves to chance when a send begins.
 contract!(real_kernels:
     a_flush_sends_at_once,
+    much_is_sent_before_the_next_event,
 );
 
 /// More than all buffers on the way.
 const FLOOD: usize = 32 << 20;
 
 /// A connection with a send in flight that the peer does not let end.
-fn stuck(rig: &mut Rig) -> (ConnId, crate::support::Peer) {
+fn stuck(rig: &mut Rig) -> (ConnId, Peer) {
     let (conn, peer) = rig.pair();
     rig.event_loop.write(conn, Bytes::from(pattern(FLOOD)).into()).expect("an open name");
     rig.settle();
@@ -99,18 +101,50 @@ fn a_flush_sends_at_once(world: World) {
     let (conn, mut peer) = rig.pair();
     rig.settle();
     rig.event_loop.write_copy(conn, b"at once").expect("an open name");
-    assert_eq!(rig.event_loop.written_to().collect::<Vec<_>>(), [conn]);
     rig.event_loop.flush(conn);
+    expect_without_a_turn(&mut peer, b"at once");
+}
+
+fn much_is_sent_before_the_next_event(world: World) {
+    let mut rig = Rig::new(world);
+    let (little, mut its_peer) = rig.pair();
+    let (much, mut peer) = rig.pair();
+    let (held, mut patient) = rig.pair();
+    rig.settle();
+    rig.event_loop.write_copy(little, b"little").expect("an open name");
+    let bytes = pattern(limits::EAGER_SEND as usize);
+    for way in 0..3 {
+        let event_loop = &mut rig.event_loop;
+        match way {
+            0 => event_loop.write(much, bytes.clone().into()).map(drop),
+            1 => event_loop.write_copy(much, &bytes).map(drop),
+            _ => event_loop.write_with(much, 0, |fill| fill.put_slice(&bytes)).map(drop),
+        }
+        .expect("an open name");
+        assert!(rig.event_loop.next_progress().is_none(), "nothing has happened");
+        expect_without_a_turn(&mut peer, &bytes);
+    }
+    rig.event_loop.write_copy(held, &bytes).expect("an open name");
+    rig.event_loop.hold_back(held);
+    assert!(rig.event_loop.next_progress().is_none(), "nothing has happened");
+    let mut early = Vec::new();
+    its_peer.read_available(&mut early);
+    patient.read_available(&mut early);
+    assert_eq!(early.len(), 0, "these wait for the turn");
+    assert_eq!(rig.read_exact(&mut its_peer, 6), b"little");
+    assert!(rig.read_exact(&mut patient, bytes.len()) == bytes);
+}
+
+fn expect_without_a_turn(peer: &mut Peer, expected: &[u8]) {
     let mut received = Vec::new();
-    // Without a turn of the loop.
     for _ in 0..1000 {
         peer.read_available(&mut received);
-        if received == b"at once" {
+        if received == expected {
             return;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    panic!("only {received:?} arrived");
+    panic!("only {} of {} bytes arrived", received.len(), expected.len());
 }
 
 fn a_listener_that_pauses_accepts_nobody_and_goes_on(world: World) {

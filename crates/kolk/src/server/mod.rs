@@ -54,9 +54,10 @@
 //!
 //! # Output
 //!
-//! Writes are queued, and all of one turn leave in one send; [`Conn::flush`] sends at once. Above the high
-//! watermark a connection is not writable and is not read from, until what is queued has fallen to the low one:
-//! [`Builder::output_watermarks`]. Above the cap, [`Overflow`] says what goes: the connection, or whole messages.
+//! Writes are queued, and all of one turn leave in one send; from 32 KiB on as soon as the callback returns, and with
+//! [`Conn::flush`] at once. Above the high watermark a connection is not writable and is not read from, until what
+//! is queued has fallen to the low one: [`Builder::output_watermarks`]. Above the cap, [`Overflow`] says what goes:
+//! the connection, or whole messages.
 //! A send in flight counts until it ends, so a slow peer is full until it has read all of that.
 //!
 //! # Threads

@@ -76,8 +76,8 @@ impl OutputLimits {
 
 /// Writing.
 ///
-/// All writes of one turn of the loop leave together, in one send. On a connection that is closing they go
-/// nowhere.
+/// All writes of one turn of the loop leave together, in one send; from 32 KiB on, as soon as the callback
+/// returns. On a connection that is closing they go nowhere.
 impl Conn<'_> {
     /// Queues bytes that are kept by reference: `Bytes`, `Vec<u8>`, static slices and strings, a
     /// [`FileRange`](crate::FileRange), what [`Input::take`](super::Input::take) gave. Up to 512 bytes are copied
@@ -210,8 +210,12 @@ impl Conn<'_> {
         if self.home.settings.output.drops_old() {
             self.event_loop.end_message(self.id, len);
         }
-        if self.state.hooks_writes && !std::mem::replace(&mut self.state.hook_is_due, true) {
-            self.home.hooked.push(self.id);
+        if self.state.hooks_writes {
+            // The hook comes before the send.
+            self.event_loop.hold_back(self.id);
+            if !std::mem::replace(&mut self.state.hook_is_due, true) {
+                self.home.hooked.push(self.id);
+            }
         }
         let limits = &self.home.settings.output;
         // A message that comes alone is in memory anyway.

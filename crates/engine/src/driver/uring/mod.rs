@@ -219,6 +219,18 @@ impl Uring {
         }
     }
 
+    /// Sends by ordinary calls what the socket takes, and leaves the rest to an operation.
+    pub(super) fn send_at_once(&mut self, key: Key, mut queue: Box<OutQueue>) -> Option<Box<OutQueue>> {
+        match readiness::send_queue(self.row(key).fd(), &mut queue) {
+            Attempt::Done(Ok(())) if queue.is_empty() => Some(queue),
+            Attempt::Done(Err(error)) => {
+                self.done.push_back(Completion { key, outcome: Outcome::Sent(queue, Err(error)) });
+                None
+            }
+            _ => self.send(key, queue),
+        }
+    }
+
     pub(super) fn submit_queued(&mut self) {
         // A failure leaves the entries queued, and the turn's own call reports it.
         let _ = self.ring.submit();
