@@ -32,6 +32,7 @@ mod datagram_queue;
 mod lease;
 mod linked;
 mod out_queue;
+mod pieces;
 mod pool;
 
 pub use arena::Arena;

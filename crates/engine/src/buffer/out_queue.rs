@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
-use smallvec::SmallVec;
 
 use super::chunk::{Chunk, FileRange};
+use super::pieces::Pieces;
 use crate::limits::{COPY_SIZE, LEAD_SIZE, SPARE_CHUNK_CAPACITY, SPARE_COPY_CAPACITY};
 
 /// Chunks in the order in which they leave, sent with as few system calls as possible.
@@ -46,7 +46,7 @@ pub struct OutQueue {
     #[expect(clippy::box_collection, reason = "few connections ever have any, and all have room for it")]
     messages: Option<Box<VecDeque<u64>>>,
     /// What follows the lead.
-    pieces: SmallVec<[Piece; 1]>,
+    pieces: Pieces<Piece>,
     /// Bytes of `pieces[head]` that are sent.
     head_sent: u64,
 }
@@ -227,7 +227,7 @@ impl OutQueue {
             *slice = IoSlice::new(self.lead());
             filled += 1;
         }
-        for (piece, slice) in self.unsent().iter().zip(slices) {
+        for (piece, slice) in self.unsent().zip(slices) {
             let Some(bytes) = self.bytes_of(piece) else { break };
             *slice = IoSlice::new(&bytes[skip..]);
             skip = 0;
@@ -239,9 +239,12 @@ impl OutQueue {
     /// The bytes to send next if they all lie in one piece.
     #[inline(always)]
     pub fn single_slice(&self) -> Option<&[u8]> {
-        match self.unsent() {
-            [] => Some(self.lead()),
-            [piece] if self.lead().is_empty() => Some(&self.bytes_of(piece)?[self.head_sent as usize..]),
+        match self.waiting {
+            0 => Some(self.lead()),
+            1 if self.lead().is_empty() => {
+                let piece = self.pieces.get(self.head as usize)?;
+                Some(&self.bytes_of(piece)?[self.head_sent as usize..])
+            }
             _ => None,
         }
     }
@@ -249,7 +252,9 @@ impl OutQueue {
     /// Whether what is to be sent next is a file range.
     #[inline(always)]
     pub fn begins_with_file(&self) -> bool {
-        self.lead().is_empty() && matches!(self.unsent().first(), Some(Piece::Kept(Chunk::File(_))))
+        self.waiting > 0
+            && self.lead().is_empty()
+            && matches!(self.pieces.get(self.head as usize), Some(Piece::Kept(Chunk::File(_))))
     }
 
     /// The file range to send next, if the queue's front is one.
@@ -257,7 +262,7 @@ impl OutQueue {
         if !self.lead().is_empty() {
             return None;
         }
-        let Piece::Kept(Chunk::File(range)) = self.unsent().first()? else { return None };
+        let Piece::Kept(Chunk::File(range)) = self.unsent().next()? else { return None };
         let sent = self.head_sent;
         Some(FileRange { file: Arc::clone(&range.file), offset: range.offset + sent, len: range.len - sent })
     }
@@ -289,7 +294,7 @@ impl OutQueue {
 
     fn drop_sent(&mut self) {
         while self.waiting > 0 {
-            let piece = &mut self.pieces[self.head as usize];
+            let Some(piece) = self.pieces.get_mut(self.head as usize) else { return };
             let len = match piece {
                 Piece::Copied { len, .. } => *len as u64,
                 Piece::Kept(chunk) => chunk.len(),
@@ -309,10 +314,10 @@ impl OutQueue {
     /// messages are dropped again and again must not grow, and moves each byte at most once more.
     fn compact(&mut self) {
         if self.head as usize * 2 >= self.pieces.len() {
-            self.pieces.drain(..self.head as usize);
+            self.pieces.drop_front(self.head as usize);
             self.head = 0;
         }
-        let first_copied = self.unsent().iter().find_map(|piece| match piece {
+        let first_copied = self.unsent().find_map(|piece| match piece {
             Piece::Copied { start, .. } => Some(*start),
             Piece::Kept(_) => None,
         });
@@ -327,7 +332,7 @@ impl OutQueue {
         self.copied.drain(..dead);
         self.lead = self.lead.saturating_sub(dead as u32);
         self.lead_sent = 0;
-        for piece in &mut self.pieces[self.head as usize..] {
+        for piece in self.pieces.skip_mut(self.head as usize) {
             if let Piece::Copied { start, .. } = piece {
                 *start -= dead;
             }
@@ -336,7 +341,7 @@ impl OutQueue {
 
     /// Moves what leases hold out of the loop's memory: a peer that does not read must not pin it.
     pub fn make_private(&mut self) {
-        for piece in &mut self.pieces[self.head as usize..] {
+        for piece in self.pieces.skip_mut(self.head as usize) {
             if let Piece::Kept(Chunk::Lease(lease)) = piece {
                 lease.make_private();
             }
@@ -378,14 +383,10 @@ impl OutQueue {
         self.head = 0;
         self.waiting = 0;
         self.head_sent = 0;
-        if self.pieces.capacity() > SPARE_CHUNK_CAPACITY {
-            self.pieces = SmallVec::new();
-        }
     }
 
-    #[inline(always)]
-    fn unsent(&self) -> &[Piece] {
-        if self.waiting == 0 { &[] } else { &self.pieces[self.head as usize..] }
+    fn unsent(&self) -> impl Iterator<Item = &Piece> {
+        self.pieces.skip(self.head as usize)
     }
 
     /// What is still to be sent before the chunks.
@@ -426,7 +427,7 @@ mod tests {
                 end(&mut queue);
                 assert!(queue.is_empty());
                 assert!(queue.copied.capacity() <= SPARE_COPY_CAPACITY);
-                assert!(queue.pieces.capacity() <= SPARE_CHUNK_CAPACITY);
+                assert!(queue.pieces.capacity() <= 1 + SPARE_CHUNK_CAPACITY);
             }
         }
     }

@@ -29,6 +29,9 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         self.running = Running::Nothing;
         if answer.needs > 0 || !input.is_empty() {
             self.keep_rest(id, Box::new(input), answer.needs);
+        } else {
+            // An empty buffer holds nothing, and this way nobody looks.
+            std::mem::forget(input);
         }
         self.after_callback(id, answer.action);
     }
