@@ -43,7 +43,9 @@ pub struct Core {
     pub(super) burst: Burst,
     pub(super) loop_number: u16,
     pub(super) now: Timestamp,
-    /// Whose completion the driver will probably bring next.
+    /// What the next messages need is seldom in the first-level cache, and is fetched ahead of them.
+    pub(super) fetches_ahead: bool,
+    /// Whose completion the driver will probably bring next, if that is of use.
     upcoming: Option<Key>,
     /// Completions and timers that this turn may still dispatch.
     budget: Budget,
@@ -93,6 +95,7 @@ impl Core {
             burst: Burst::default(),
             loop_number: config.loop_number,
             now,
+            fetches_ahead: false,
             upcoming: None,
             budget: Budget::TURN,
             turns: 0,
@@ -116,6 +119,9 @@ impl Core {
         let result = self.driver.turn(deadline);
         self.now = self.driver.now();
         self.budget = Budget::TURN;
+        self.fetches_ahead =
+            self.driver.kind() != DriverKind::IoUring || self.slots.len() > limits::CACHED_SLOTS;
+        self.upcoming = None;
         self.turns += 1;
         result
     }
@@ -133,9 +139,11 @@ impl Core {
         while self.events.is_empty() && self.completions.is_empty() && self.budget.completions > 0 {
             let frequent = self.driver.next_frequent()?;
             self.budget.completions -= 1;
-            self.upcoming = self.driver.upcoming();
-            if let Some(next) = self.upcoming {
-                self.slots.prefetch(next);
+            if self.fetches_ahead {
+                self.upcoming = self.driver.upcoming();
+                if let Some(next) = self.upcoming {
+                    self.slots.prefetch(next);
+                }
             }
             match frequent {
                 Frequent::Sent(key, queue) => {

@@ -204,7 +204,9 @@ impl Core {
         self.eager = None;
         let mut dirty = std::mem::take(&mut self.dirty);
         for (index, &key) in dirty.iter().enumerate() {
-            self.prefetch_output(&dirty[index + 1..]);
+            if self.fetches_ahead {
+                self.prefetch_output(&dirty[index + 1..]);
+            }
             self.send_queued(key, |driver, queue| driver.send(key, queue));
         }
         dirty.clear();

@@ -173,12 +173,17 @@ impl Uring {
     }
 
     /// After the last outcome of an operation: closes the slot if it waits for that.
-    #[inline]
+    #[inline(always)]
     fn operation_ended(&mut self, key: Key) {
         if self.row(key).closing {
-            let closed = self.close_if_idle(key);
-            self.done.extend(closed.map(|outcome| Completion { key, outcome }));
+            self.go_on_closing(key);
         }
+    }
+
+    #[cold]
+    fn go_on_closing(&mut self, key: Key) {
+        let closed = self.close_if_idle(key);
+        self.done.extend(closed.map(|outcome| Completion { key, outcome }));
     }
 
     #[inline]
