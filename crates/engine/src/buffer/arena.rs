@@ -88,6 +88,12 @@ impl Arena {
         self.current.lend(start, len)
     }
 
+    /// Ends a lease on the loop's thread, see [`Parts::give_back`].
+    #[inline(always)]
+    pub fn give_back(&mut self, lease: Lease) {
+        self.current.give_back(lease);
+    }
+
     #[cold]
     fn copy_out(&mut self, len: usize) -> Lease {
         let mut lease = self.current.lend(self.filled, len);

@@ -86,6 +86,25 @@ impl Lease {
         Self { start, len, owner: Owner(hold.as_ptr().cast_const().cast()) }
     }
 
+    /// The lease ends without giving up its count of `hold`, if that is what it counts in; else it comes back.
+    #[inline(always)]
+    pub(super) fn leave_count_of(self, hold: NonNull<Hold>) -> Result<(), Self> {
+        if self.owner.0 != hold.as_ptr().cast_const().cast() {
+            return Err(self);
+        }
+        std::mem::forget(self);
+        Ok(())
+    }
+
+    /// What the lease counts in, unless it has nothing or a private copy.
+    #[inline(always)]
+    pub(super) fn hold(&self) -> Option<NonNull<Hold>> {
+        match self.owner.kind() {
+            Kind::Pool(hold) => Some(hold),
+            Kind::Nobody | Kind::Private(_) => None,
+        }
+    }
+
     /// Number of bytes.
     #[inline]
     pub fn len(&self) -> usize {

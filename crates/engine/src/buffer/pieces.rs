@@ -54,6 +54,12 @@ impl<T> Pieces<T> {
         behind.or(self.first.as_mut())
     }
 
+    /// Takes the first out if it is the only one, and always was.
+    #[inline(always)]
+    pub(super) fn take_only(&mut self) -> Option<T> {
+        if self.rest.is_none() { self.first.take() } else { None }
+    }
+
     /// All but the first `count`.
     pub(super) fn skip(&self, count: usize) -> impl Iterator<Item = &T> {
         let first = self.first.as_ref().filter(|_| count == 0);

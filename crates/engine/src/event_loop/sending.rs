@@ -30,7 +30,11 @@ impl Core {
     pub fn write(&mut self, conn: ConnId, chunk: Chunk) -> io::Result<u64> {
         // Taken apart, and put together again if it is long: so a small one never leaves the registers.
         match chunk {
-            Chunk::Lease(lease) if lease.len() <= limits::COPY_SIZE => self.write_copy(conn, &lease),
+            Chunk::Lease(lease) if lease.len() <= limits::COPY_SIZE => {
+                let queued = self.write_copy(conn, &lease);
+                self.driver.give_back(lease);
+                queued
+            }
             Chunk::Lease(lease) => self.write_kept(conn, Chunk::Lease(lease)),
             Chunk::Shared(bytes) if bytes.len() <= limits::COPY_SIZE => self.write_copy(conn, &bytes),
             Chunk::Shared(bytes) => self.write_kept(conn, Chunk::Shared(bytes)),

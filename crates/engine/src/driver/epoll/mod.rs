@@ -32,7 +32,7 @@ use super::linux::{self, EventFd};
 use super::readiness::{self, Attempt};
 use super::shelf::Shelf;
 use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
-use crate::buffer::{Arena, OutQueue};
+use crate::buffer::{Arena, Lease, OutQueue};
 use crate::clock::Timestamp;
 use crate::limits::{COMPLETIONS_PER_TURN, RUNS_PER_TURN};
 use crate::op::{Completion, Direction, Frequent, Op, Outcome, Submitted, cancelled};
@@ -179,7 +179,9 @@ impl Epoll {
         if let Some(bytes) = queue.single_slice() {
             match linux::send(row.fd(), bytes) {
                 Ok(count) if count as u64 == queue.len() => {
-                    queue.advance(count as u64);
+                    if let Some(lease) = queue.finish() {
+                        self.arena.give_back(lease);
+                    }
                     return Some(queue);
                 }
                 result => return self.go_on_sending(key, queue, result),
@@ -235,7 +237,7 @@ impl Epoll {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn next_frequent(&mut self) -> Option<Frequent> {
         if !self.done.is_empty() {
             return None;
@@ -266,6 +268,11 @@ impl Epoll {
             self.done.push_back(Completion { key, outcome });
         }
         None
+    }
+
+    #[inline(always)]
+    pub(super) fn give_back(&mut self, lease: Lease) {
+        self.arena.give_back(lease);
     }
 
     #[inline]

@@ -10,7 +10,7 @@ use crate::token::Key;
 ///                   next                 turn_end
 /// ```
 ///
-/// A list that is read from its front and cleared between turns is cheaper than a ring.
+/// A list that is read from its front and cleared now and then is cheaper than a ring.
 #[derive(Debug, Default)]
 pub(super) struct RunQueue {
     keys: Vec<Key>,
@@ -27,9 +27,12 @@ impl RunQueue {
 
     /// A new turn, in which the first `share` of those that wait may run.
     pub(super) fn begin_turn(&mut self, share: usize) {
-        self.keys.drain(..self.next);
-        self.next = 0;
-        self.turn_end = share.min(self.keys.len());
+        // Those that wait are moved only over as many that were taken.
+        if self.next * 2 >= self.keys.len() {
+            self.keys.drain(..self.next);
+            self.next = 0;
+        }
+        self.turn_end = self.keys.len().min(self.next + share);
     }
 
     /// The next that may run in this turn.
@@ -85,6 +88,21 @@ mod tests {
         queue.begin_turn(9);
         assert_eq!([take(&mut queue), take(&mut queue), take(&mut queue)], [Some(2), Some(0), None]);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn those_that_wait_for_many_turns_keep_their_order() {
+        let mut queue = queue_of(100);
+        let mut taken = Vec::new();
+        while !queue.is_empty() {
+            queue.begin_turn(7);
+            taken.extend(std::iter::from_fn(|| take(&mut queue)));
+            if taken.len() == 49 {
+                queue.push(Key::new(100, Generation::FIRST));
+            }
+        }
+        assert_eq!(taken, (0..=100).collect::<Vec<_>>());
+        assert!(queue.keys.capacity() <= 256, "what was taken is forgotten");
     }
 
     #[test]

@@ -86,6 +86,12 @@ impl BufferRing {
         }
     }
 
+    /// Ends a lease on the loop's thread, see [`Pool::give_back`].
+    #[inline(always)]
+    pub(super) fn give_back(&mut self, lease: Lease) {
+        self.pool.give_back(lease);
+    }
+
     #[cold]
     fn copy_out(&mut self, block: Block, len: usize) -> Lease {
         let mut lease = self.pool.lend(block, len);

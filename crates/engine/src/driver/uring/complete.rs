@@ -83,7 +83,9 @@ impl Uring {
                 }
                 let Send::Queue { mut queue, header, .. } = std::mem::take(send) else { return None };
                 self.memory.retire_header(header);
-                queue.advance(count.into());
+                if let Some(lease) = queue.finish() {
+                    self.memory.receive_buffers.give_back(lease);
+                }
                 self.in_kernel -= 1;
                 self.operation_ended(key);
                 self.pass_entry();
