@@ -57,6 +57,9 @@ pub struct Stats {
     pub overflows: u64,
     /// Operations that found the submission queue full, and had it submitted before the turn's end (io_uring).
     pub early_submits: u64,
+    /// Times a connection was silent for [`DriverConfig::park_after`](crate::DriverConfig::park_after), and waits in less
+    /// of the kernel's memory since (io_uring).
+    pub parked: u64,
     /// Requests of [`ServerHandle`](super::ServerHandle)s that loops took in.
     pub requests: u64,
     /// System calls made to wake loops for them.
@@ -118,4 +121,5 @@ published! {
     buffers_exhausted,
     overflows,
     early_submits,
+    parked,
 }

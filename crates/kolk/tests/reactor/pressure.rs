@@ -1,11 +1,13 @@
-//! L07: too little of everything that a loop shares with its kernel. Slower, never wrong.
+//! Too little of everything that a loop shares with its kernel (L07), and silence. Slower, never wrong.
+
+use std::time::Duration;
 
 use kolk::DriverConfig;
 use kolk::server::RunningServer;
 
 use crate::support::{Calls, Peer, World, everywhere, on_real_kernels, pattern, start, telling, until};
 
-everywhere!(l07_an_empty_buffer_ring_loses_nothing);
+everywhere!(l07_an_empty_buffer_ring_loses_nothing, silent_connections_are_parked_and_lose_nothing);
 
 on_real_kernels!(l07_a_full_submission_queue_loses_nothing, l07_a_full_completion_queue_loses_nothing);
 
@@ -83,5 +85,16 @@ fn l07_a_full_completion_queue_loses_nothing(world: &World) {
     until("the others are closed", || server.stats().connections == 500);
     if world.driver() == kolk::DriverKind::IoUring {
         assert!(server.stats().overflows > 0, "that was to be provoked");
+    }
+}
+
+fn silent_connections_are_parked_and_lose_nothing(world: &World) {
+    let sizes = DriverConfig { park_after: Some(Duration::from_millis(5)), ..DriverConfig::default() };
+    let (server, mut peers) = crowd(world, 30, sizes);
+    if world.driver() == kolk::DriverKind::IoUring {
+        until("their silence is noticed", || server.stats().parked >= 30);
+    }
+    for len in [100, 3000, 20_000] {
+        all_at_once(&mut peers, len);
     }
 }

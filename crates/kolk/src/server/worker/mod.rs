@@ -196,6 +196,7 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         stats.buffers_exhausted = counters.driver.buffers_exhausted;
         stats.overflows = counters.driver.overflows;
         stats.early_submits = counters.driver.early_submits;
+        stats.parked = counters.driver.parked;
         stats.datagram_calls = counters.driver.datagram_receives + counters.driver.datagram_sends;
         self.published.publish(stats);
     }
