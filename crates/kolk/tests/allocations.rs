@@ -1,11 +1,11 @@
-//! No heap allocation for a message in steady state, counted by the allocator itself.
+//! No heap allocation for a message in steady state, and little for a connection, counted by the allocator itself.
 
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use kolk::DriverKind;
@@ -16,38 +16,44 @@ struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
+/// Bytes that the loops have allocated and not given back.
+static HELD: AtomicI64 = AtomicI64::new(0);
+
 thread_local! {
     static COUNTED: bool = std::thread::current().name().is_some_and(|name| name.starts_with("kolk-loop"));
 }
 
-fn count() {
+/// Counts a call that allocates, if any, and the bytes that are more for it, or less.
+fn count(allocations: u64, bytes: i64) {
     // A thread that is starting or ending has no name to ask for.
     if COUNTED.try_with(|counted| *counted).unwrap_or(false) {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        ALLOCATIONS.fetch_add(allocations, Ordering::Relaxed);
+        HELD.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
 // SAFETY: every call is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(1, layout.size() as i64);
         // SAFETY: the caller's guarantees are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(1, layout.size() as i64);
         // SAFETY: the caller's guarantees are passed on.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(1, size as i64 - layout.size() as i64);
         // SAFETY: the caller's guarantees are passed on.
         unsafe { System.realloc(pointer, layout, size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(0, -(layout.size() as i64));
         // SAFETY: the caller's guarantees are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -60,6 +66,7 @@ on_each_driver!(
     a_message_costs_no_allocation,
     a_datagram_costs_no_allocation,
     a_broadcast_costs_no_allocation_for_each_receiver,
+    a_member_of_a_group_costs_little,
 );
 
 /// One at a time: the counter is the process's.
@@ -179,4 +186,42 @@ fn a_broadcast_costs_no_allocation_for_each_receiver(driver: DriverKind) {
             "{allocations} allocations for {ROUNDS} messages of {size} bytes to all"
         );
     }
+}
+
+/// Beyond what a connection costs that is in none: its own list, and its place in the group's.
+fn a_member_of_a_group_costs_little(driver: DriverKind) {
+    use kolk::server::{Action, Conn, Handler, Input};
+
+    /// Joins what its first byte says: nothing, or a group.
+    struct Joining;
+    impl Handler for Joining {
+        type Session = ();
+
+        fn on_open(&mut self, _: &mut Conn<'_>) {}
+
+        fn on_data(&mut self, _: &mut (), conn: &mut Conn<'_>, input: &mut Input<'_>) -> Action {
+            if &*input.take() == b"join" {
+                conn.join("a room with a name");
+            }
+            conn.write("done");
+            Action::Continue
+        }
+    }
+
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // A little less than the group's table has room for.
+    const MEMBERS: usize = 800;
+    let server = server(driver).listen("tcp://127.0.0.1:0").event_loops(1).start(|_| Joining);
+    let server = server.expect("a free port");
+    let mut streams: Vec<_> = (0..MEMBERS).map(|_| connect(&server, 0)).collect();
+    let mut ask = |what: &[u8; 4]| {
+        for stream in &mut streams {
+            stream.write_all(what).expect("the server reads");
+            stream.read_exact(&mut [0; 4]).expect("the server answers");
+        }
+        HELD.load(Ordering::Relaxed)
+    };
+    let before = ask(b"none");
+    let each = (ask(b"join") - before) / MEMBERS as i64;
+    assert!((16..200).contains(&each), "{each} bytes for each member");
 }

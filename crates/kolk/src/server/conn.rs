@@ -99,12 +99,17 @@ impl Conn<'_> {
 
     /// Makes the connection a member of a group until it leaves or closes; `false` if it was one before.
     pub fn join(&mut self, group: impl Into<Group>) -> bool {
-        let group = group.into();
-        let joined = self.state.gate.is_live() && self.home.groups.join(group.clone(), self.id.key());
-        if joined {
-            self.state.extra().groups.push(group);
+        if !self.state.gate.is_live() {
+            return false;
         }
-        joined
+        let Some(group) = self.home.groups.join(group.into(), self.id.key()) else { return false };
+        let groups = &mut self.state.extra().groups;
+        if groups.is_empty() {
+            // Most never join another.
+            groups.reserve_exact(1);
+        }
+        groups.push(group);
+        true
     }
 
     /// Leaves a group; `false` if it was no member.

@@ -76,7 +76,7 @@ pub(super) enum Later {
     Connect(Key, Box<Connect>),
     ShutdownWrite(Key),
     /// The connection has gone: those who wait for its writes hear of it.
-    Fail(Notices),
+    Fail(Box<Notices>),
     /// The drain time-out of a stop is over.
     FlushAll,
     /// Stop the whole server.

@@ -61,9 +61,11 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Whether the connection was no member before.
-    pub(super) fn join(&mut self, group: Group, key: Key) -> bool {
-        self.members.entry(group).or_default().insert(key)
+    /// Answers the name, whose text all members share; `None` if the connection was a member before.
+    pub(super) fn join(&mut self, group: Group, key: Key) -> Option<Group> {
+        let entry = self.members.entry(group);
+        let group = entry.key().clone();
+        entry.or_default().insert(key).then_some(group)
     }
 
     /// Whether the connection was a member.
@@ -112,8 +114,8 @@ mod tests {
     #[test]
     fn a_group_is_there_while_it_has_members() {
         let (mut groups, room) = (Groups::default(), Group::new("room"));
-        assert!(groups.join(room.clone(), key(1)) && groups.join(room.clone(), key(2)));
-        assert!(!groups.join(room.clone(), key(2)), "twice is once");
+        assert!(groups.join(room.clone(), key(1)).is_some() && groups.join(room.clone(), key(2)).is_some());
+        assert_eq!(groups.join(room.clone(), key(2)), None, "twice is once");
         assert_eq!(groups.len(&room), 2);
         assert!(groups.leave(&room, key(1)) && !groups.leave(&room, key(1)));
         assert_eq!(groups.members(&room).collect::<Vec<_>>(), [key(2)]);
@@ -121,5 +123,12 @@ mod tests {
         assert!(groups.leave(&room, key(2)));
         assert!(groups.members.is_empty());
         assert_eq!(groups.len(&room), 0);
+    }
+
+    #[test]
+    fn members_share_the_text_of_the_name() {
+        let mut groups = Groups::default();
+        let [first, second] = [1, 2].map(|index| groups.join(Group::new("room"), key(index)).expect("new"));
+        assert!(Arc::ptr_eq(&first.0, &second.0));
     }
 }

@@ -83,15 +83,17 @@ impl Conn<'_> {
             return notice(Err(Error::dropped()));
         }
         let queued = self.event_loop.queued(self.id);
-        let notices = &mut self.state.extra().notices;
+        let notices = self.state.extra().notices.get_or_insert_default();
         notices.waiting.push_back((notices.left + queued, notice));
         self.update_reports();
     }
 
     /// `bytes` of the oldest that are in no send were dropped.
     pub(super) fn notices_lose(&mut self, bytes: u64) {
-        let Some(extra) = &mut self.state.extra else { return };
+        let Some(notices) = self.state.extra.as_mut().and_then(|extra| extra.notices.as_mut()) else {
+            return;
+        };
         let in_flight = self.event_loop.queued(self.id) - self.event_loop.unsent(self.id);
-        extra.notices.lose(in_flight, bytes);
+        notices.lose(in_flight, bytes);
     }
 }

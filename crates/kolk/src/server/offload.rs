@@ -183,7 +183,7 @@ impl Conn<'_> {
             )));
         }
         let (give_back, pool) = (Arc::clone(&office.give_back), Arc::clone(&office.pool));
-        let jobs = &mut self.state.extra().jobs;
+        let jobs = self.state.jobs();
         let (key, number) = (self.id.key(), jobs.next);
         if number - jobs.due >= pool.room() {
             return Err(Error::pool_is_full(pool.threads, pool.queue));
@@ -196,7 +196,7 @@ impl Conn<'_> {
             });
             give_back(Offloaded { key, number, then });
         }))?;
-        self.state.extra().jobs.next += 1;
+        self.state.jobs().next += 1;
         self.home.stats.jobs += 1;
         Ok(())
     }

@@ -43,9 +43,9 @@ pub(super) struct Extra {
     /// What it has joined.
     pub(super) groups: Vec<Group>,
     /// Who hears that a write has left.
-    pub(super) notices: Notices,
+    pub(super) notices: Option<Box<Notices>>,
     pub(super) timers: Vec<(TimerId, Purpose)>,
-    pub(super) jobs: Jobs,
+    pub(super) jobs: Option<Box<Jobs>>,
     /// Its own, instead of the server's.
     pub(super) idle: Option<IdleTimeouts>,
     /// The program's number of a connection that was not accepted.
@@ -141,12 +141,17 @@ impl ConnState {
 
     /// Whether somebody wants to know of each send that ends.
     pub(super) fn wants_reports(&self) -> bool {
-        let has_notices = self.extra.as_ref().is_some_and(|extra| !extra.notices.is_empty());
+        let notices = self.extra.as_ref().and_then(|extra| extra.notices.as_ref());
+        let has_notices = notices.is_some_and(|notices| !notices.is_empty());
         self.is_full || self.hooks_writes || has_notices || self.gate.has(Gate::DETACHING)
     }
 
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    pub(super) fn jobs(&mut self) -> &mut Jobs {
+        self.extra().jobs.get_or_insert_default()
     }
 
     pub(super) fn tag(&self) -> u64 {

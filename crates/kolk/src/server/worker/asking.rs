@@ -74,9 +74,9 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         let Offloaded { key, number, then } = offloaded;
         let id = self.conn_id(key);
         let Some(entry) = self.sessions.get_mut(key) else { return };
-        entry.state.extra().jobs.put(number, then);
+        entry.state.jobs().put(number, then);
         while let Some(entry) = self.sessions.get_mut(key)
-            && let Some(then) = entry.state.extra().jobs.take()
+            && let Some(then) = entry.state.jobs().take()
         {
             match then.map(|then| then.downcast::<Task<H::Session>>()) {
                 Some(Ok(task)) => self.call(id, |_, session, conn| {

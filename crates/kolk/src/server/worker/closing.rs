@@ -77,8 +77,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
         for group in extra.groups.drain(..) {
             self.home.groups.leave(&group, id.key());
         }
-        if !extra.notices.is_empty() {
-            self.home.later.push_back(Later::Fail(std::mem::take(&mut extra.notices)));
+        if let Some(notices) = extra.notices.take_if(|notices| !notices.is_empty()) {
+            self.home.later.push_back(Later::Fail(notices));
         }
     }
 

@@ -31,8 +31,8 @@ impl<H: Handler<M> + 'static, M: 'static> Worker<H, M> {
     #[inline(never)]
     pub(super) fn on_sent(&mut self, id: ConnId, count: u64) {
         let Some(entry) = self.sessions.get_mut(id.key()) else { return };
-        if let Some(extra) = &mut entry.state.extra {
-            let due = extra.notices.advance(count);
+        if let Some(notices) = entry.state.extra.as_mut().and_then(|extra| extra.notices.as_mut()) {
+            let due = notices.advance(count);
             self.running = Running::Conn(id);
             due.into_iter().for_each(|notice| notice(Ok(())));
             self.running = Running::Nothing;
