@@ -4,8 +4,7 @@ mod support;
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kolk::DriverKind;
 use kolk::server::{Action, CloseReason, Conn, Handler, Input};
@@ -68,11 +67,12 @@ fn r22_a_lack_of_descriptors_pauses_accepting_and_nothing_else() {
             assert!(failure.contains("Too many open files"), "{failure}");
 
             // It waits, longer and longer, instead of trying all the time.
-            let before = running.stats();
-            thread::sleep(Duration::from_millis(300));
-            let after = running.stats();
-            assert!(after.turns - before.turns < 100, "{} turns in 300 ms", after.turns - before.turns);
-            assert!(after.accept_pauses - before.accept_pauses < 50);
+            let (before, begin) = (running.stats(), Instant::now());
+            until("it has waited again", || running.stats().accept_pauses >= before.accept_pauses + 4);
+            let turns = running.stats().turns - before.turns;
+            // What is left of one pause, and three whole ones, each of 5 ms at least and twice as long as the last.
+            assert!(begin.elapsed() >= Duration::from_millis(5 + 10 + 20), "{:?}", begin.elapsed());
+            assert!(turns < 100, "{turns} turns for four pauses");
             assert_eq!(exchange(&known, b"still served"), b"still served");
 
             // Once there are some again, who waits is served.

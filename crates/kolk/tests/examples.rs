@@ -85,16 +85,15 @@ impl Drop for Serving {
 /// Runs an example that ends by itself.
 #[track_caller]
 fn run(name: &str, arguments: &[&str]) -> Output {
-    let mut child = example(name).args(arguments).spawn().expect("it starts");
-    let begin = Instant::now();
-    while child.try_wait().expect("it is our child").is_none() {
-        if begin.elapsed() > PATIENCE {
-            let _ = child.kill();
-            panic!("{name} does not end");
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().expect("its output")
+    let child = example(name).args(arguments).spawn().expect("it starts");
+    let process = rustix::process::Pid::from_child(&child);
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(child.wait_with_output()));
+    let Ok(output) = told.recv_timeout(PATIENCE) else {
+        let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        panic!("{name} does not end");
+    };
+    output.expect("its output")
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -301,20 +300,16 @@ fn proxy_does_not_read_what_the_other_side_has_no_room_for() {
     let proxy = Serving::start("proxy", &["127.0.0.1:0", &address]);
     let mut client = proxy.connect();
     let mut server = target.accept().expect("the proxy connects").0;
-    client.set_nonblocking(true).expect("a socket");
-    // The kernel takes some megabytes for each of the two connections, and the proxy next to nothing.
-    let (piece, mut sent, mut stuck_since) = (vec![7; 1 << 16], 0, Instant::now());
-    while stuck_since.elapsed() < Duration::from_millis(500) {
-        match client.write(&piece) {
-            Ok(count) => (sent, stuck_since) = (sent + count, Instant::now()),
-            Err(_) => thread::sleep(Duration::from_millis(5)),
-        }
+    // The kernel takes some megabytes for each of the two connections, and the proxy next to nothing: then it is stuck.
+    client.set_write_timeout(Some(Duration::from_millis(500))).expect("positive");
+    let (piece, mut sent) = (vec![7; 1 << 16], 0);
+    while let Ok(count) = client.write(&piece) {
+        sent += count;
         assert!(sent < 64 << 20, "nobody reads, and the proxy takes everything");
     }
     let memory = resident_kib(&proxy.child);
     assert!(memory < 20 << 10, "{memory} KiB");
     // Once the other side reads, everything comes.
-    client.set_nonblocking(false).expect("a socket");
     client.shutdown(Shutdown::Write).expect("connected");
     server.set_read_timeout(Some(PATIENCE)).expect("positive");
     let mut received = 0;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use kolk::server::Action;
 
-use crate::support::{Calls, World, everywhere, names, on_real_kernels, pattern, start, telling, until};
+use crate::support::{
+    Calls, PATIENCE, World, everywhere, names, on_real_kernels, pattern, start, telling, until,
+};
 
 everywhere!(
     r09_a_handler_says_how_many_bytes_it_needs,
@@ -236,13 +238,18 @@ fn r16_reading_goes_on_above_the_high_watermark_if_told_to(world: &World) {
 fn r16_reading_pauses_above_the_high_watermark(world: &World) {
     const LEN: usize = 600_000;
     let (tell, _told) = telling();
+    let (full, is_full) = std::sync::mpsc::channel();
     let server = start(world.server().output_watermarks(1000, 10_000), move || {
-        let mut calls = Calls::<u64>::new(&tell);
-        calls.data = Box::new(|most, conn, input| {
+        let mut calls = Calls::<()>::new(&tell);
+        let full = full.clone();
+        calls.data = Box::new(move |(), conn, input| {
             let len = input.len() as u64;
             conn.write(input.take());
-            *most = (*most).max(conn.queued());
             assert!(conn.queued() <= 10_000 + len, "{} queued", conn.queued());
+            if !conn.is_writable() {
+                // Only the first is waited for.
+                let _ = full.send(());
+            }
             Action::Continue
         });
         calls
@@ -258,7 +265,7 @@ fn r16_reading_pauses_above_the_high_watermark(world: &World) {
             let mut reader = crate::support::Peer::Tcp(reader.try_clone().expect("a descriptor"));
             let bytes = &bytes;
             scope.spawn(move || {
-                std::thread::sleep(Duration::from_millis(50));
+                is_full.recv_timeout(PATIENCE).expect("reading pauses");
                 reader.expect(bytes);
             });
             peer.send(bytes);
