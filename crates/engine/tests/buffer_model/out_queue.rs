@@ -205,6 +205,11 @@ fn a_queue_that_is_one_lease_hands_it_back_when_all_is_sent() {
     assert_eq!((out.queue.len(), out.queue.sent(), out.pool.free_blocks()), (0, 600, 15));
     out.pool.give_back(lease);
     assert_eq!(out.pool.free_blocks(), 16);
+    // What of it had left before does not matter.
+    let mut out = OutModel::filled(&[OutStep::Lease(600)]);
+    out.queue.advance(599);
+    out.pool.give_back(out.queue.finish().expect("it was all that was left"));
+    assert_eq!((out.queue.sent(), out.pool.free_blocks()), (600, 16));
     for steps in [vec![OutStep::Lease(600), OutStep::Lease(700)], vec![OutStep::Copy(1), OutStep::Lease(600)]]
     {
         let mut out = OutModel::filled(&steps);
