@@ -154,6 +154,32 @@ impl Driver {
         }
     }
 
+    /// Tries to send bytes that nothing is queued before, by one ordinary call. What is not sent whole becomes a queue
+    /// of all of it, with which [`go_on_sending`](Self::go_on_sending) goes on.
+    #[inline(always)]
+    pub fn try_send(&mut self, key: Key, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Uring(driver) => driver.try_send(key, bytes),
+            Self::Epoll(driver) => driver.try_send(key, bytes),
+            // Nothing yet.
+            Self::Sim(_) => Ok(0),
+        }
+    }
+
+    /// As [`send`](Self::send), after a first call that has sent less than everything, or failed.
+    pub fn go_on_sending(
+        &mut self,
+        key: Key,
+        queue: Box<OutQueue>,
+        first: io::Result<usize>,
+    ) -> Option<Box<OutQueue>> {
+        match self {
+            Self::Uring(driver) => driver.go_on_sending(key, queue, first),
+            Self::Epoll(driver) => driver.go_on_sending(key, queue, first),
+            Self::Sim(driver) => driver.send(key, queue),
+        }
+    }
+
     /// Ends a lease on the loop's thread: cheaper than to drop it if its bytes lie in the driver's memory.
     #[inline(always)]
     pub fn give_back(&mut self, lease: Lease) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::burst::Burst;
+use super::dirty::DirtyList;
 use super::slot::{Phase, Role, Slot, TimerTask};
 use super::{Config, Event, LoopStats, Progress};
 use crate::buffer::{Lease, OutQueue};
@@ -34,8 +35,7 @@ pub struct Core {
     pub(super) events: VecDeque<Event<Infallible>>,
     /// Sends that ended well, to be reported with their bytes; before all other events.
     pub(super) sent: VecDeque<(ConnId, u64)>,
-    /// Slots with something in `out`, in the order in which they got it. Each at most once.
-    pub(super) dirty: Vec<Key>,
+    pub(super) dirty: DirtyList,
     #[expect(clippy::vec_box, reason = "the boxes move into send operations as they are")]
     pub(super) spare_queues: Vec<Box<OutQueue>>,
     /// To whom much was written since the last event: it is sent before the next.
@@ -43,6 +43,8 @@ pub struct Core {
     pub(super) burst: Burst,
     pub(super) loop_number: u16,
     pub(super) now: Timestamp,
+    /// A lease that is all that is written waits for the flush as it is: where sending needs no memory that stays.
+    pub(super) stages_leases: bool,
     /// What the next messages need is seldom in the first-level cache, and is fetched ahead of them.
     pub(super) fetches_ahead: bool,
     /// Whose completion the driver will probably bring next, if that is of use.
@@ -79,7 +81,7 @@ impl Core {
     pub(super) fn new(config: &Config) -> io::Result<Self> {
         let Opened { driver, reason } = Driver::open(&config.driver, &config.driver_config)?;
         log::driver_chosen(config.loop_number, &reason);
-        let now = driver.now();
+        let (now, driver_kind) = (driver.now(), driver.kind());
         Ok(Self {
             driver,
             driver_reason: reason,
@@ -89,12 +91,13 @@ impl Core {
             completions: VecDeque::new(),
             events: VecDeque::new(),
             sent: VecDeque::new(),
-            dirty: Vec::new(),
+            dirty: DirtyList::default(),
             spare_queues: Vec::new(),
             eager: None,
             burst: Burst::default(),
             loop_number: config.loop_number,
             now,
+            stages_leases: driver_kind != DriverKind::IoUring,
             fetches_ahead: false,
             upcoming: None,
             budget: Budget::TURN,

@@ -15,6 +15,7 @@ mod burst;
 mod closing;
 mod completions;
 mod core;
+mod dirty;
 mod sending;
 mod slot;
 mod sockets;

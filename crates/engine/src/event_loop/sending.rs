@@ -11,7 +11,7 @@ use std::io;
 use super::Event;
 use super::core::Core;
 use super::slot::Phase;
-use crate::buffer::{Chunk, Fill, OutQueue};
+use crate::buffer::{Chunk, Fill, Lease, OutQueue};
 use crate::driver::Driver;
 use crate::limits;
 use crate::op::{Direction, is_cancelled};
@@ -20,8 +20,8 @@ use crate::token::{ConnId, Key};
 
 impl Core {
     /// Queues a chunk: a small one by copy, a longer one by reference. All chunks of one turn leave in one send;
-    /// from [`limits::EAGER_SEND`] on they leave before the next event. Answers how many bytes are queued, as
-    /// [`queued`](Self::queued) does.
+    /// from [`limits::EAGER_SEND`] on they leave before the next event, and as much that lies in the loop's memory,
+    /// with nothing before it, leaves at once. Answers how many bytes are queued, as [`queued`](Self::queued) does.
     ///
     /// # Errors
     ///
@@ -30,12 +30,7 @@ impl Core {
     pub fn write(&mut self, conn: ConnId, chunk: Chunk) -> io::Result<u64> {
         // Taken apart, and put together again if it is long: so a small one never leaves the registers.
         match chunk {
-            Chunk::Lease(lease) if lease.len() <= limits::COPY_SIZE => {
-                let queued = self.write_copy(conn, &lease);
-                self.driver.give_back(lease);
-                queued
-            }
-            Chunk::Lease(lease) => self.write_kept(conn, Chunk::Lease(lease)),
+            Chunk::Lease(lease) => self.write_lease(conn, lease),
             Chunk::Shared(bytes) if bytes.len() <= limits::COPY_SIZE => self.write_copy(conn, &bytes),
             Chunk::Shared(bytes) => self.write_kept(conn, Chunk::Shared(bytes)),
             Chunk::Static(bytes) if bytes.len() <= limits::COPY_SIZE => self.write_copy(conn, bytes),
@@ -53,6 +48,38 @@ impl Core {
         let (queue, queued) = self.out_queue(conn, len)?;
         queue.push_kept(chunk);
         Ok(queued)
+    }
+
+    /// A piece of what was received: mostly it is the whole answer, and the first.
+    #[inline(always)]
+    fn write_lease(&mut self, conn: ConnId, lease: Lease) -> io::Result<u64> {
+        let (key, len) = (conn.key(), lease.len() as u64);
+        match self.slots.get_mut(key) {
+            Some(slot) if slot.is_clean() && len > 0 => {
+                if len >= limits::EAGER_SEND && !slot.reports_sends {
+                    self.send_only(key, lease);
+                    return Ok(self.queued(conn));
+                }
+                if !self.stages_leases {
+                    return self.write_behind(conn, lease);
+                }
+                slot.dirty = true;
+                slot.queued = len;
+                slot.only = Some(self.dirty.push_only(key, lease));
+                Ok(len)
+            }
+            _ => self.write_behind(conn, lease),
+        }
+    }
+
+    #[inline(never)]
+    fn write_behind(&mut self, conn: ConnId, lease: Lease) -> io::Result<u64> {
+        if lease.len() > limits::COPY_SIZE {
+            return self.write_kept(conn, lease.into());
+        }
+        let queued = self.write_copy(conn, &lease);
+        self.driver.give_back(lease);
+        queued
     }
 
     /// Queues a copy of `bytes`.
@@ -96,9 +123,7 @@ impl Core {
     /// Says that the last `len` bytes that were written are one whole message. Only connections of which every
     /// message is ended may have some dropped.
     pub fn end_message(&mut self, conn: ConnId, len: u64) {
-        if let Some(slot) = self.slots.get_mut(conn.key())
-            && let Some(queue) = &mut slot.out
-        {
+        if let Some(queue) = self.queue_of(conn.key()) {
             queue.end_message(len);
         }
     }
@@ -106,20 +131,35 @@ impl Core {
     /// Drops the oldest messages of which no byte was given to a send, until `excess` bytes are gone, but never
     /// the newest. Answers how many messages and bytes went.
     pub fn drop_oldest(&mut self, conn: ConnId, excess: u64) -> (u64, u64) {
-        let Some(slot) = self.slots.get_mut(conn.key()) else { return (0, 0) };
-        let Some(queue) = &mut slot.out else { return (0, 0) };
+        let Some(queue) = self.queue_of(conn.key()) else { return (0, 0) };
         let (count, bytes) = queue.drop_oldest(excess);
-        slot.queued -= bytes;
+        if let Some(slot) = self.slots.get_mut(conn.key()) {
+            slot.queued -= bytes;
+        }
         (count, bytes)
+    }
+
+    /// The queue of what was written and is in no send, if anything is.
+    fn queue_of(&mut self, key: Key) -> Option<&mut OutQueue> {
+        let slot = self.slots.get_mut(key)?;
+        if let Some(place) = slot.only.take() {
+            slot.out = Some(queue_with(&mut self.spare_queues, self.dirty.take_only(place)));
+        }
+        slot.out.as_deref_mut()
     }
 
     /// Sends what is queued at once, instead of with the next turn. No effect while a send is in flight.
     pub fn flush(&mut self, conn: ConnId) {
-        if self.slots.get(conn.key()).is_some_and(|slot| slot.dirty) {
-            let key = conn.key();
-            self.send_queued(key, |driver, queue| driver.send(key, queue));
-            self.driver.submit_queued();
+        let key = conn.key();
+        let Some(slot) = self.slots.get(key).filter(|slot| slot.dirty) else { return };
+        match slot.only {
+            Some(place) => {
+                let lease = self.dirty.take_only(place);
+                self.send_only(key, lease);
+            }
+            None => self.send_queued(key, |driver, queue| driver.send(key, queue)),
         }
+        self.driver.submit_queued();
     }
 
     /// Lets what was written wait for the turn's end, however much it is.
@@ -136,8 +176,11 @@ impl Core {
 
     /// Those of the queued bytes that were given to no send. 0 for a stale name.
     pub fn unsent(&self, conn: ConnId) -> u64 {
-        let out = self.slots.get(conn.key()).and_then(|slot| slot.out.as_ref());
-        out.map_or(0, |queue| queue.len())
+        let Some(slot) = self.slots.get(conn.key()) else { return 0 };
+        match slot.only {
+            Some(place) => self.dirty.only(place).len() as u64,
+            None => slot.out.as_ref().map_or(0, |queue| queue.len()),
+        }
     }
 
     /// Whether each send of the connection that ends, also the one in flight and one that a close cuts, brings
@@ -194,7 +237,9 @@ impl Core {
             self.eager = Some(key);
         }
         let spare_queues = &mut self.spare_queues;
-        if slot.out.is_none() {
+        if let Some(place) = slot.only.take() {
+            slot.out = Some(queue_with(spare_queues, self.dirty.take_only(place)));
+        } else if slot.out.is_none() {
             slot.out = Some(spare_queues.pop().unwrap_or_default());
             if let Some(next) = spare_queues.last() {
                 prefetch(&**next);
@@ -206,29 +251,63 @@ impl Core {
     /// Starts one send for each connection that was written to.
     pub(super) fn flush_dirty(&mut self) {
         self.eager = None;
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for (index, &key) in dirty.iter().enumerate() {
+        // Nothing here writes, but a send that ends at once may make its slot dirty again: for the next flush.
+        let count = self.dirty.len();
+        for index in 0..count {
             if self.fetches_ahead {
-                self.prefetch_output(&dirty[index + 1..]);
+                self.prefetch_output(index + 1);
             }
-            self.send_queued(key, |driver, queue| driver.send(key, queue));
+            let (key, only) = self.dirty.take(index);
+            if only.is_empty() {
+                self.send_queued(key, |driver, queue| driver.send(key, queue));
+            } else {
+                self.send_only(key, only);
+            }
         }
-        dirty.clear();
-        // Nothing above writes, but a send that ended at once may have made its slot dirty again.
-        dirty.append(&mut self.dirty);
-        self.dirty = dirty;
+        self.dirty.drop_front(count);
     }
 
-    /// Starts to fetch what the next sends need: the kernel's work for each of them displaces much.
+    /// Starts to fetch what the sends from this entry on need: the kernel's work for each of them displaces much.
     #[inline(always)]
-    fn prefetch_output(&self, waiting: &[Key]) {
-        if let Some(&key) = waiting.get(1) {
+    fn prefetch_output(&self, next: usize) {
+        if let Some((key, _)) = self.dirty.peek(next + 1) {
             self.slots.prefetch(key);
             self.driver.prefetch(key);
         }
-        if let Some(queue) = waiting.first().and_then(|&key| self.slots.get(key)?.out.as_deref()) {
+        if let Some((key, true)) = self.dirty.peek(next)
+            && let Some(queue) = self.slots.get(key).and_then(|slot| slot.out.as_deref())
+        {
             prefetch(queue);
         }
+    }
+
+    /// Sends a lease that is all that was written; mostly it leaves whole.
+    #[inline(always)]
+    fn send_only(&mut self, key: Key, lease: Lease) {
+        let Some(slot) = self.slots.get_mut(key) else { return self.driver.give_back(lease) };
+        slot.dirty = false;
+        slot.only = None;
+        let mut first = Ok(0);
+        if slot.phase == Phase::Open && !slot.output_ended {
+            first = self.driver.try_send(key, &lease);
+            if first.as_ref().is_ok_and(|&count| count == lease.len()) {
+                slot.queued = 0;
+                if slot.reports_sends {
+                    self.sent.push_back((ConnId::new(self.loop_number, key), lease.len() as u64));
+                }
+                return self.driver.give_back(lease);
+            }
+        }
+        self.send_rest(key, lease, first);
+    }
+
+    /// The same through a queue, after a first call that did not send everything.
+    #[cold]
+    fn send_rest(&mut self, key: Key, lease: Lease, first: io::Result<usize>) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.queued = lease.len() as u64;
+        slot.out = Some(queue_with(&mut self.spare_queues, lease));
+        self.send_queued(key, |driver, queue| driver.go_on_sending(key, queue, first));
     }
 
     /// Gives what was written to `send` of the driver; most sends end at once.
@@ -268,7 +347,7 @@ impl Core {
     #[inline(never)]
     pub(super) fn send_eagerly(&mut self) {
         let Some(key) = self.eager.take() else { return };
-        if self.dirty.pop_if(|last| *last == key).is_some() {
+        if self.dirty.pop_if_last(key) {
             self.send_queued(key, |driver, queue| driver.send_at_once(key, queue));
         }
     }
@@ -289,6 +368,9 @@ impl Core {
     pub(super) fn discard_output(&mut self, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.queued = 0;
+        if let Some(place) = slot.only.take() {
+            self.driver.give_back(self.dirty.take_only(place));
+        }
         if let Some(queue) = slot.out.take() {
             self.keep(queue);
         }
@@ -385,4 +467,13 @@ impl Core {
             _ => {}
         }
     }
+}
+
+/// A queue of what was one lease.
+#[cold]
+#[expect(clippy::vec_box, reason = "the boxes move into send operations as they are")]
+fn queue_with(spare_queues: &mut Vec<Box<OutQueue>>, lease: Lease) -> Box<OutQueue> {
+    let mut queue = spare_queues.pop().unwrap_or_default();
+    queue.push(lease.into());
+    queue
 }

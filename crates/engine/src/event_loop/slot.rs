@@ -1,5 +1,6 @@
 //! What the loop keeps for one socket, and the life of a socket.
 
+use super::dirty::Place;
 use crate::buffer::OutQueue;
 use crate::op::Op;
 use crate::timer::TimerId;
@@ -28,8 +29,10 @@ pub(super) struct Slot {
     pub(super) waiting_receive: Option<Box<Op>>,
     /// Bytes written of which no send has reported that they left: those of `out`, and all of the send in flight.
     pub(super) queued: u64,
-    /// Bytes written since the last flush; `None` while there is nothing.
+    /// Bytes written since the last flush, unless they are in `only`; `None` while there is nothing.
     pub(super) out: Option<Box<OutQueue>>,
+    /// The lease that is all that was written since the last flush.
+    pub(super) only: Option<Place>,
     /// What the socket is used for.
     pub(super) role: Role,
     /// While closing or backing off: the timer that ends it. While open: the connection's own.
@@ -91,7 +94,14 @@ impl Slot {
     /// Whether anything written is not sent yet.
     #[inline]
     pub(super) fn has_output(&self) -> bool {
-        self.sending || self.out.is_some()
+        self.sending || self.out.is_some() || self.only.is_some()
+    }
+
+    /// Whether what is written now is the first, and may leave.
+    #[inline(always)]
+    pub(super) fn is_clean(&self) -> bool {
+        let is_writable = self.phase == Phase::Open && !self.output_ended && !self.connecting;
+        is_writable && !self.dirty && !self.has_output()
     }
 
     /// Whether a flushing close differs from a plain one.

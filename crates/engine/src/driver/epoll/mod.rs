@@ -190,9 +190,16 @@ impl Epoll {
         self.go_on_sending(key, queue, Ok(0))
     }
 
+    #[inline(always)]
+    pub(super) fn try_send(&mut self, key: Key, bytes: &[u8]) -> io::Result<usize> {
+        let row = &self.rows[key.index() as usize];
+        debug_assert_eq!(row.generation, Some(key.generation()), "{key:?} is stale");
+        linux::send(row.fd(), bytes)
+    }
+
     /// After the first call for a send: `first` is what came of it, 0 if there was none.
     #[inline(never)]
-    fn go_on_sending(
+    pub(super) fn go_on_sending(
         &mut self,
         key: Key,
         mut queue: Box<OutQueue>,

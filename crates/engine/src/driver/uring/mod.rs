@@ -229,6 +229,32 @@ impl Uring {
         }
     }
 
+    #[inline(always)]
+    pub(super) fn try_send(&mut self, key: Key, bytes: &[u8]) -> io::Result<usize> {
+        linux::send(self.row(key).fd(), bytes)
+    }
+
+    /// After the first call of [`try_send`](Self::try_send): `first` is what came of it.
+    #[inline(never)]
+    pub(super) fn go_on_sending(
+        &mut self,
+        key: Key,
+        mut queue: Box<OutQueue>,
+        first: io::Result<usize>,
+    ) -> Option<Box<OutQueue>> {
+        match Attempt::from(first) {
+            Attempt::Done(Ok(count)) => {
+                queue.advance(count as u64);
+                self.send_at_once(key, queue)
+            }
+            Attempt::Done(Err(error)) => {
+                self.done.push_back(Completion { key, outcome: Outcome::Sent(queue, Err(error)) });
+                None
+            }
+            Attempt::WouldBlock => self.send(key, queue),
+        }
+    }
+
     pub(super) fn submit_queued(&mut self) {
         // A failure leaves the entries queued, and the turn's own call reports it.
         let _ = self.ring.submit();
