@@ -68,6 +68,8 @@ pub enum Frequent {
     Received(Key, Lease),
     /// [`Outcome::Sent`] without error.
     Sent(Key, Box<OutQueue>),
+    /// The same for a lease that was sent whole: so many bytes.
+    SentLease(Key, u64),
 }
 
 /// The result of one operation, or one of the many of an operation that goes on.
@@ -123,6 +125,18 @@ pub enum Submitted {
     Pending,
     /// It ended at once; no further completion follows.
     Done(Outcome),
+}
+
+/// Answer to a lease that was to be sent.
+#[derive(Debug)]
+#[must_use]
+pub enum LeaseSend {
+    /// It has left whole.
+    Done,
+    /// The send is in flight.
+    Pending,
+    /// One call was made, and this came of it: not everything left, or it failed.
+    Unfinished(Lease, io::Result<usize>),
 }
 
 /// Directions in which a descriptor is, or should be, ready.

@@ -106,6 +106,13 @@ enum Piece {
 }
 
 impl OutQueue {
+    /// A queue of one lease, by reference however short it is.
+    pub(crate) fn of(lease: Lease) -> Self {
+        let mut queue = Self::default();
+        queue.push_kept(lease.into());
+        queue
+    }
+
     /// Bytes not yet sent.
     #[inline]
     pub fn len(&self) -> u64 {

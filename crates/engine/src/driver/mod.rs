@@ -44,7 +44,7 @@ use std::time::Duration;
 use crate::buffer::{Lease, OutQueue};
 use crate::clock::Timestamp;
 use crate::limits;
-use crate::op::{Completion, Direction, Frequent, Op, Submitted};
+use crate::op::{Completion, Direction, Frequent, LeaseSend, Op, Submitted};
 use crate::socket::{self, Address, SocketOptions};
 use crate::token::Key;
 use crate::wake::Wake;
@@ -154,19 +154,35 @@ impl Driver {
         }
     }
 
-    /// Tries to send bytes that nothing is queued before, by one ordinary call. What is not sent whole becomes a queue
-    /// of all of it, with which [`go_on_sending`](Self::go_on_sending) goes on.
+    /// Starts to send one lease, which must not be empty, as [`send`](Self::send) does a queue. If it goes on, an
+    /// outcome brings it in a queue, or [`Frequent::SentLease`] says that it has left.
     #[inline(always)]
-    pub fn try_send(&mut self, key: Key, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Uring(driver) => driver.try_send(key, bytes),
-            Self::Epoll(driver) => driver.try_send(key, bytes),
-            // Nothing yet.
-            Self::Sim(_) => Ok(0),
+    pub fn send_lease(&mut self, key: Key, lease: Lease) -> LeaseSend {
+        if let Self::Uring(driver) = self {
+            driver.send_lease(key, lease);
+            return LeaseSend::Pending;
         }
+        self.send_lease_at_once(key, lease)
     }
 
-    /// As [`send`](Self::send), after a first call that has sent less than everything, or failed.
+    /// The same by one ordinary call, which sends all of it or not.
+    #[inline(always)]
+    pub fn send_lease_at_once(&mut self, key: Key, lease: Lease) -> LeaseSend {
+        let first = match self {
+            Self::Uring(driver) => driver.try_send(key, &lease),
+            Self::Epoll(driver) => driver.try_send(key, &lease),
+            // Nothing yet.
+            Self::Sim(_) => Ok(0),
+        };
+        if first.as_ref().is_ok_and(|&count| count == lease.len()) {
+            self.give_back(lease);
+            return LeaseSend::Done;
+        }
+        LeaseSend::Unfinished(lease, first)
+    }
+
+    /// Goes on with an [unfinished](LeaseSend::Unfinished) send, once its lease is in a queue. As
+    /// [`send`](Self::send).
     pub fn go_on_sending(
         &mut self,
         key: Key,

@@ -27,6 +27,7 @@ impl<T> Shelf<T> {
         Self { places: Vec::new(), free: Vec::new() }
     }
 
+    #[inline]
     pub(super) fn put(&mut self, thing: T) -> Place {
         if let Some(place) = self.free.pop() {
             self.places[place.index()] = Some(thing);
@@ -40,6 +41,7 @@ impl<T> Shelf<T> {
         self.places[place.index()].as_mut().expect("a place is only known while something stands there")
     }
 
+    #[inline]
     pub(super) fn take(&mut self, place: Place) -> T {
         self.free.push(place);
         self.places[place.index()].take().expect("a place is only known while something stands there")

@@ -43,8 +43,8 @@ pub struct Core {
     pub(super) burst: Burst,
     pub(super) loop_number: u16,
     pub(super) now: Timestamp,
-    /// A lease that is all that is written waits for the flush as it is: where sending needs no memory that stays.
-    pub(super) stages_leases: bool,
+    /// Short leases are sent as they are too, instead of copied: where the driver has memory for all of them.
+    pub(super) keeps_short_leases: bool,
     /// What the next messages need is seldom in the first-level cache, and is fetched ahead of them.
     pub(super) fetches_ahead: bool,
     /// Whose completion the driver will probably bring next, if that is of use.
@@ -81,7 +81,7 @@ impl Core {
     pub(super) fn new(config: &Config) -> io::Result<Self> {
         let Opened { driver, reason } = Driver::open(&config.driver, &config.driver_config)?;
         log::driver_chosen(config.loop_number, &reason);
-        let (now, driver_kind) = (driver.now(), driver.kind());
+        let now = driver.now();
         Ok(Self {
             driver,
             driver_reason: reason,
@@ -97,7 +97,7 @@ impl Core {
             burst: Burst::default(),
             loop_number: config.loop_number,
             now,
-            stages_leases: driver_kind != DriverKind::IoUring,
+            keeps_short_leases: false,
             fetches_ahead: false,
             upcoming: None,
             budget: Budget::TURN,
@@ -122,8 +122,9 @@ impl Core {
         let result = self.driver.turn(deadline);
         self.now = self.driver.now();
         self.budget = Budget::TURN;
-        self.fetches_ahead =
-            self.driver.kind() != DriverKind::IoUring || self.slots.len() > limits::CACHED_SLOTS;
+        let (on_ring, slots) = (self.driver.kind() == DriverKind::IoUring, self.slots.len());
+        self.fetches_ahead = !on_ring || slots > limits::CACHED_SLOTS;
+        self.keeps_short_leases = !on_ring || slots <= usize::from(limits::RING_SPARE_BUFFERS);
         self.upcoming = None;
         self.turns += 1;
         result
@@ -151,6 +152,14 @@ impl Core {
             match frequent {
                 Frequent::Sent(key, queue) => {
                     if let Some(count) = self.on_all_sent(key, queue) {
+                        return Some(Progress::Sent(ConnId::new(self.loop_number, key), count));
+                    }
+                    if let Some((conn, count)) = self.sent.pop_front() {
+                        return Some(Progress::Sent(conn, count));
+                    }
+                }
+                Frequent::SentLease(key, count) => {
+                    if self.on_lease_sent(key, count) {
                         return Some(Progress::Sent(ConnId::new(self.loop_number, key), count));
                     }
                     if let Some((conn, count)) = self.sent.pop_front() {

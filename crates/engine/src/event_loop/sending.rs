@@ -14,7 +14,7 @@ use super::slot::Phase;
 use crate::buffer::{Chunk, Fill, Lease, OutQueue};
 use crate::driver::Driver;
 use crate::limits;
-use crate::op::{Direction, is_cancelled};
+use crate::op::{Direction, LeaseSend, is_cancelled};
 use crate::prefetch::prefetch;
 use crate::token::{ConnId, Key};
 
@@ -54,14 +54,14 @@ impl Core {
     #[inline(always)]
     fn write_lease(&mut self, conn: ConnId, lease: Lease) -> io::Result<u64> {
         let (key, len) = (conn.key(), lease.len() as u64);
+        if lease.len() <= limits::COPY_SIZE && !self.keeps_short_leases {
+            return self.write_short(conn, lease);
+        }
         match self.slots.get_mut(key) {
             Some(slot) if slot.is_clean() && len > 0 => {
                 if len >= limits::EAGER_SEND && !slot.reports_sends {
-                    self.send_only(key, lease);
+                    self.send_only(key, lease, Driver::send_lease_at_once);
                     return Ok(self.queued(conn));
-                }
-                if !self.stages_leases {
-                    return self.write_behind(conn, lease);
                 }
                 slot.dirty = true;
                 slot.queued = len;
@@ -72,14 +72,21 @@ impl Core {
         }
     }
 
-    #[inline(never)]
-    fn write_behind(&mut self, conn: ConnId, lease: Lease) -> io::Result<u64> {
-        if lease.len() > limits::COPY_SIZE {
-            return self.write_kept(conn, lease.into());
-        }
+    #[inline(always)]
+    fn write_short(&mut self, conn: ConnId, lease: Lease) -> io::Result<u64> {
         let queued = self.write_copy(conn, &lease);
         self.driver.give_back(lease);
         queued
+    }
+
+    /// A lease that is not the first, or may not be written at all.
+    #[inline(never)]
+    fn write_behind(&mut self, conn: ConnId, lease: Lease) -> io::Result<u64> {
+        if lease.len() <= limits::COPY_SIZE {
+            self.write_short(conn, lease)
+        } else {
+            self.write_kept(conn, lease.into())
+        }
     }
 
     /// Queues a copy of `bytes`.
@@ -155,7 +162,7 @@ impl Core {
         match slot.only {
             Some(place) => {
                 let lease = self.dirty.take_only(place);
-                self.send_only(key, lease);
+                self.send_only(key, lease, Driver::send_lease);
             }
             None => self.send_queued(key, |driver, queue| driver.send(key, queue)),
         }
@@ -261,7 +268,7 @@ impl Core {
             if only.is_empty() {
                 self.send_queued(key, |driver, queue| driver.send(key, queue));
             } else {
-                self.send_only(key, only);
+                self.send_only(key, only, Driver::send_lease);
             }
         }
         self.dirty.drop_front(count);
@@ -283,22 +290,24 @@ impl Core {
 
     /// Sends a lease that is all that was written; mostly it leaves whole.
     #[inline(always)]
-    fn send_only(&mut self, key: Key, lease: Lease) {
+    fn send_only(&mut self, key: Key, lease: Lease, send: impl FnOnce(&mut Driver, Key, Lease) -> LeaseSend) {
+        let len = lease.len() as u64;
         let Some(slot) = self.slots.get_mut(key) else { return self.driver.give_back(lease) };
         slot.dirty = false;
         slot.only = None;
-        let mut first = Ok(0);
-        if slot.phase == Phase::Open && !slot.output_ended {
-            first = self.driver.try_send(key, &lease);
-            if first.as_ref().is_ok_and(|&count| count == lease.len()) {
+        if slot.phase != Phase::Open || slot.output_ended {
+            return self.send_rest(key, lease, Ok(0));
+        }
+        match send(&mut self.driver, key, lease) {
+            LeaseSend::Done => {
                 slot.queued = 0;
                 if slot.reports_sends {
-                    self.sent.push_back((ConnId::new(self.loop_number, key), lease.len() as u64));
+                    self.sent.push_back((ConnId::new(self.loop_number, key), len));
                 }
-                return self.driver.give_back(lease);
             }
+            LeaseSend::Pending => slot.sending = true,
+            LeaseSend::Unfinished(lease, first) => self.send_rest(key, lease, first),
         }
-        self.send_rest(key, lease, first);
     }
 
     /// The same through a queue, after a first call that did not send everything.
@@ -394,11 +403,32 @@ impl Core {
         }
     }
 
+    /// The same for a lease of `count` bytes. Answers whether the front end is to hear of it, unless that stands in
+    /// `sent`.
+    #[inline]
+    pub(super) fn on_lease_sent(&mut self, key: Key, count: u64) -> bool {
+        match self.slots.get_mut(key) {
+            Some(slot) if slot.phase == Phase::Open && slot.out.is_none() && !slot.output_ended => {
+                slot.sending = false;
+                slot.queued = 0;
+                slot.reports_sends
+            }
+            _ => {
+                self.on_send_ended(key, count, Ok(()));
+                false
+            }
+        }
+    }
+
     /// The queue of a send comes back.
     #[inline]
     pub(super) fn on_sent(&mut self, key: Key, queue: Box<OutQueue>, result: io::Result<()>) {
         let sent = queue.sent();
         self.keep(queue);
+        self.on_send_ended(key, sent, result);
+    }
+
+    fn on_send_ended(&mut self, key: Key, sent: u64, result: io::Result<()>) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.sending = false;
         slot.queued = slot.queued.saturating_sub(sent);

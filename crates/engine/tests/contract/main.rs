@@ -57,6 +57,7 @@ mod connections;
 mod counted;
 mod datagrams;
 mod dropping;
+mod leases;
 mod output;
 mod parking;
 mod pressure;

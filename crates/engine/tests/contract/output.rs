@@ -136,7 +136,7 @@ fn much_is_sent_before_the_next_event(world: World) {
     assert!(rig.read_exact(&mut patient, bytes.len()) == bytes);
 }
 
-fn expect_without_a_turn(peer: &mut Peer, expected: &[u8]) {
+pub(crate) fn expect_without_a_turn(peer: &mut Peer, expected: &[u8]) {
     let mut received = vec![0; expected.len()];
     let patience = Some(Duration::from_secs(20));
     match peer {

@@ -77,6 +77,18 @@ impl Uring {
             }
             TokenKind::Send => {
                 let send = &mut self.row(key).send;
+                if let &mut Send::Lease(place, len) = send {
+                    if len != count {
+                        return None;
+                    }
+                    *send = Send::None;
+                    let lease = self.memory.leases.take(place);
+                    self.memory.receive_buffers.give_back(lease);
+                    self.in_kernel -= 1;
+                    self.operation_ended(key);
+                    self.pass_entry();
+                    return Some(Frequent::SentLease(key, u64::from(count)));
+                }
                 let Send::Queue { queue, .. } = send else { return None };
                 if queue.len() != u64::from(count) || queue.begins_with_file() {
                     return None;
@@ -292,7 +304,9 @@ impl Uring {
     #[inline]
     fn complete_send(&mut self, key: Key, answer: Answer) -> Option<Outcome> {
         self.in_kernel -= 1;
-        let outcome = match std::mem::take(&mut self.row(key).send) {
+        let send = std::mem::take(&mut self.row(key).send);
+        let outcome = match self.memory.with_queue(send) {
+            Send::Lease(..) => unreachable!("{key:?}: it is in a queue now"),
             Send::Queue { mut queue, ending, header } => {
                 let polled = header.is_none() && queue.begins_with_file();
                 self.memory.retire_header(header);

@@ -39,15 +39,14 @@ impl Uring {
     }
 
     pub(super) fn cancel_send(&mut self, key: Key) {
-        let send = &mut self.row(key).send;
-        match std::mem::take(send) {
-            Send::Queue { queue, ending: false, header } => {
-                *send = Send::Queue { queue, ending: true, header };
-            }
-            Send::Datagram(datagram) => *send = Send::EndingDatagram(datagram),
-            Send::Datagrams { queue, ending: false } => *send = Send::Datagrams { queue, ending: true },
-            other => return *send = other,
-        }
+        let send = std::mem::take(&mut self.row(key).send);
+        let ending = match self.memory.with_queue(send) {
+            Send::Queue { queue, ending: false, header } => Send::Queue { queue, ending: true, header },
+            Send::Datagram(datagram) => Send::EndingDatagram(datagram),
+            Send::Datagrams { queue, ending: false } => Send::Datagrams { queue, ending: true },
+            other => return self.row(key).send = other,
+        };
+        self.row(key).send = ending;
         self.cancel_in_kernel(key, TokenKind::Send);
     }
 

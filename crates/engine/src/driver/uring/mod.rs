@@ -51,6 +51,9 @@ pub(super) use features::features;
 /// The kernel's flag of the same name: wait until the socket is ready before the first try.
 const RECVSEND_POLL_FIRST: u16 = 1;
 
+/// A stream is sent whole, or until it fails, and a peer that has gone is an error, not a signal.
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+
 /// The io_uring driver of one loop.
 ///
 /// Dropped by hand, the kernel's ring before the memory that it may touch.
@@ -81,6 +84,8 @@ struct Memory {
     buffers: Shelf<BytesMut>,
     /// Addresses of connects in flight. Boxed: the kernel reads them where they are.
     addresses: Shelf<Box<SockAddr>>,
+    /// Of sends in flight that are one lease.
+    leases: Shelf<Lease>,
     /// Of sends of several pieces in flight. Boxed, and used again: the kernel reads them where they are.
     headers: Shelf<Box<MessageHeader>>,
     #[expect(clippy::vec_box, reason = "they go to the shelf as they are")]
@@ -94,6 +99,13 @@ struct Memory {
 }
 
 impl Memory {
+    /// A send that goes on another way than most: its lease, if it is one, is in a queue. No byte of it moves.
+    fn with_queue(&mut self, send: Send) -> Send {
+        let Send::Lease(place, _) = send else { return send };
+        let queue = Box::new(OutQueue::of(self.leases.take(place)));
+        Send::Queue { queue, ending: false, header: None }
+    }
+
     /// The send that a header described has ended.
     #[inline]
     fn retire_header(&mut self, header: Option<Place>) {
@@ -114,6 +126,7 @@ impl Uring {
             receive_buffers,
             buffers: Shelf::new(),
             addresses: Shelf::new(),
+            leases: Shelf::new(),
             headers: Shelf::new(),
             spare_headers: Vec::new(),
             park_pause: Box::default(),
@@ -232,6 +245,18 @@ impl Uring {
     #[inline(always)]
     pub(super) fn try_send(&mut self, key: Key, bytes: &[u8]) -> io::Result<usize> {
         linux::send(self.row(key).fd(), bytes)
+    }
+
+    /// Starts to send one lease.
+    #[inline(always)]
+    pub(super) fn send_lease(&mut self, key: Key, lease: Lease) {
+        let fd = types::Fd(self.row(key).raw_fd());
+        let entry = opcode::Send::new(fd, lease.as_ptr(), lease.len() as u32).flags(SEND_FLAGS).build();
+        let len = lease.len() as u32;
+        let place = self.memory.leases.put(lease);
+        self.row(key).set_send(Send::Lease(place, len));
+        // SAFETY: the lease stays on the shelf, or in a queue, until the final completion, and its bytes where they are.
+        unsafe { self.push(key, TokenKind::Send, entry) };
     }
 
     /// After the first call of [`try_send`](Self::try_send): `first` is what came of it.
@@ -445,18 +470,17 @@ impl Uring {
             return self.start_send_file(key, queue);
         }
         let fd = types::Fd(self.row(key).raw_fd());
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let mut header = None;
         let entry = match queue.single_slice() {
             Some(bytes) => {
                 let len = bytes.len().min(u32::MAX as usize) as u32;
-                opcode::Send::new(fd, bytes.as_ptr(), len).flags(flags).build()
+                opcode::Send::new(fd, bytes.as_ptr(), len).flags(SEND_FLAGS).build()
             }
             None => {
                 let mut spare = self.memory.spare_headers.pop().unwrap_or_else(MessageHeader::new);
                 let described = spare.describe(&queue);
                 header = Some(self.memory.headers.put(spare));
-                opcode::SendMsg::new(fd, described).flags(flags as u32).build()
+                opcode::SendMsg::new(fd, described).flags(SEND_FLAGS as u32).build()
             }
         };
         self.row(key).set_send(Send::Queue { queue, ending: false, header });

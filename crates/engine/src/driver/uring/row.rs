@@ -115,6 +115,8 @@ pub(super) enum Flight {
 pub(super) enum Send {
     #[default]
     None,
+    /// The lease at this place of the shelf, of so many bytes. They are in the kernel's hands.
+    Lease(Place, u32),
     /// The queue drains. Its bytes are in the kernel's hands.
     Queue {
         queue: Box<OutQueue>,
