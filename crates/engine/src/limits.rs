@@ -137,7 +137,8 @@ pub const EAGER_SEND: u64 = 32 * 1024;
 
 /// A write up to this many bytes is copied into the out-queue; a longer one is kept by reference.
 ///
-/// Copying so little costs less than keeping a reference and a further entry of the send.
+/// Copying so little costs less than keeping a reference and a further entry of the send. A lease that is all that is
+/// written is sent as it is, where the driver has memory for all of them.
 pub const COPY_SIZE: usize = 512;
 
 /// Copied bytes that an out-queue counts as its lead, which is sent before all else; what follows is a piece.

@@ -43,7 +43,9 @@ pub struct Core {
     pub(super) burst: Burst,
     pub(super) loop_number: u16,
     pub(super) now: Timestamp,
-    /// Short leases are sent as they are too, instead of copied: where the driver has memory for all of them.
+    /// Slots that may each have a lease under way before the driver lacks its memory for the next receives.
+    lendable: usize,
+    /// There are no more than that: short leases are sent as they are too, instead of copied.
     pub(super) keeps_short_leases: bool,
     /// What the next messages need is seldom in the first-level cache, and is fetched ahead of them.
     pub(super) fetches_ahead: bool,
@@ -82,6 +84,11 @@ impl Core {
         let Opened { driver, reason } = Driver::open(&config.driver, &config.driver_config)?;
         log::driver_chosen(config.loop_number, &reason);
         let now = driver.now();
+        let lendable = match driver.kind() {
+            DriverKind::IoUring => config.driver_config.ring_spare_buffers.into(),
+            // Their sends end within the turn.
+            DriverKind::Epoll | DriverKind::Sim => usize::MAX,
+        };
         Ok(Self {
             driver,
             driver_reason: reason,
@@ -97,6 +104,7 @@ impl Core {
             burst: Burst::default(),
             loop_number: config.loop_number,
             now,
+            lendable,
             keeps_short_leases: false,
             fetches_ahead: false,
             upcoming: None,
@@ -124,7 +132,7 @@ impl Core {
         self.budget = Budget::TURN;
         let (on_ring, slots) = (self.driver.kind() == DriverKind::IoUring, self.slots.len());
         self.fetches_ahead = !on_ring || slots > limits::CACHED_SLOTS;
-        self.keeps_short_leases = !on_ring || slots <= usize::from(limits::RING_SPARE_BUFFERS);
+        self.keeps_short_leases = slots <= self.lendable;
         self.upcoming = None;
         self.turns += 1;
         result

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!  write ─► the slot's out-queue, made dirty ─► flush_dirty, once a turn ─► Driver::send
-//!                      ▲     └── much: send_eagerly, before the next event ──►     │
-//!                      └── what was written meanwhile, next turn ◄── on_sent ◄──┘
+//!      │               ▲     └── much: send_eagerly, before the next event ──►     │
+//!      │               └── what was written meanwhile, next turn ◄── on_sent ◄──┘
+//!      └► one lease and nothing else: the dirty list itself ─► flush_dirty ─► Driver::send_lease
+//!                └── much: at once ──────────────────────────────────────────►
 //! ```
 
 use std::io;
@@ -60,8 +62,7 @@ impl Core {
         match self.slots.get_mut(key) {
             Some(slot) if slot.is_clean() && len > 0 => {
                 if len >= limits::EAGER_SEND && !slot.reports_sends {
-                    self.send_only(key, lease, Driver::send_lease_at_once);
-                    return Ok(self.queued(conn));
+                    return Ok(self.send_only(key, lease, true));
                 }
                 slot.dirty = true;
                 slot.queued = len;
@@ -162,7 +163,7 @@ impl Core {
         match slot.only {
             Some(place) => {
                 let lease = self.dirty.take_only(place);
-                self.send_only(key, lease, Driver::send_lease);
+                self.send_only(key, lease, false);
             }
             None => self.send_queued(key, |driver, queue| driver.send(key, queue)),
         }
@@ -268,7 +269,7 @@ impl Core {
             if only.is_empty() {
                 self.send_queued(key, |driver, queue| driver.send(key, queue));
             } else {
-                self.send_only(key, only, Driver::send_lease);
+                self.send_only(key, only, false);
             }
         }
         self.dirty.drop_front(count);
@@ -288,35 +289,49 @@ impl Core {
         }
     }
 
-    /// Sends a lease that is all that was written; mostly it leaves whole.
+    /// Sends a lease that is all that was written, with the turn's other sends or `at_once`; mostly it leaves whole.
+    /// Answers how many bytes are queued then.
     #[inline(always)]
-    fn send_only(&mut self, key: Key, lease: Lease, send: impl FnOnce(&mut Driver, Key, Lease) -> LeaseSend) {
+    fn send_only(&mut self, key: Key, lease: Lease, at_once: bool) -> u64 {
         let len = lease.len() as u64;
-        let Some(slot) = self.slots.get_mut(key) else { return self.driver.give_back(lease) };
+        let Some(slot) = self.slots.get_mut(key) else {
+            self.driver.give_back(lease);
+            return 0;
+        };
         slot.dirty = false;
         slot.only = None;
         if slot.phase != Phase::Open || slot.output_ended {
             return self.send_rest(key, lease, Ok(0));
         }
-        match send(&mut self.driver, key, lease) {
+        let sent = if at_once {
+            self.driver.send_lease_at_once(key, lease)
+        } else {
+            self.driver.send_lease(key, lease)
+        };
+        match sent {
             LeaseSend::Done => {
                 slot.queued = 0;
                 if slot.reports_sends {
                     self.sent.push_back((ConnId::new(self.loop_number, key), len));
                 }
+                0
             }
-            LeaseSend::Pending => slot.sending = true,
+            LeaseSend::Pending => {
+                slot.sending = true;
+                len
+            }
             LeaseSend::Unfinished(lease, first) => self.send_rest(key, lease, first),
         }
     }
 
     /// The same through a queue, after a first call that did not send everything.
     #[cold]
-    fn send_rest(&mut self, key: Key, lease: Lease, first: io::Result<usize>) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
+    fn send_rest(&mut self, key: Key, lease: Lease, first: io::Result<usize>) -> u64 {
+        let Some(slot) = self.slots.get_mut(key) else { return 0 };
         slot.queued = lease.len() as u64;
         slot.out = Some(queue_with(&mut self.spare_queues, lease));
         self.send_queued(key, |driver, queue| driver.go_on_sending(key, queue, first));
+        self.slots.get(key).map_or(0, |slot| slot.queued)
     }
 
     /// Gives what was written to `send` of the driver; most sends end at once.

@@ -77,7 +77,8 @@ impl OutputLimits {
 /// Writing.
 ///
 /// All writes of one turn of the loop leave together, in one send; from 32 KiB on, as soon as the callback
-/// returns. On a connection that is closing they go nowhere.
+/// returns, and a piece of input of that size, with nothing queued before it, at once. On a connection that is closing
+/// they go nowhere.
 impl Conn<'_> {
     /// Queues bytes that are kept by reference: `Bytes`, `Vec<u8>`, static slices and strings, a
     /// [`FileRange`](crate::FileRange), what [`Input::take`](super::Input::take) gave. Up to 512 bytes are copied
