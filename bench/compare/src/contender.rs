@@ -21,10 +21,19 @@ pub(crate) struct Contender {
     program: String,
     #[serde(default)]
     arguments: Vec<String>,
+    /// The loads that it is for; all unless told.
+    only: Option<Vec<Load>>,
+    /// Whether it has a place for what a program remembers of a connection.
+    #[serde(default = "yes")]
+    pub(crate) keeps_session: bool,
     /// The crate whose version is told.
     package: Option<String>,
     /// The C library whose version is told.
     pkg_config: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What it stands for.
@@ -76,7 +85,13 @@ impl Contender {
 
     /// Whether it is asked at all.
     pub(crate) fn does(&self, load: Load) -> bool {
-        self.family != Family::Limit || load.service() == "echo"
+        let offered = self.only.as_ref().is_none_or(|only| only.contains(&load));
+        offered
+            && match self.family {
+                Family::Kolk => true,
+                Family::Limit => load.service() == "echo",
+                Family::Peer => load != Load::Parked,
+            }
     }
 
     /// How it is started. `to` is where a relay sends what it receives.
@@ -100,6 +115,7 @@ impl Contender {
         match load {
             Load::Broadcast => command.args(["--message", &cell.bytes.to_string()]),
             Load::Relay => command.args(["--to", &to.to_string()]),
+            Load::Parked => command.args(["--park-after", "1s"]),
             _ => &mut command,
         };
         command.args(&self.arguments);
@@ -196,6 +212,10 @@ mod tests {
         );
         assert_eq!(words("limit-epoll", Load::Echo), "--unix /a.sock");
         assert_eq!(
+            words("kolk-uring", Load::Parked),
+            "echo --listen unix:/a.sock --park-after 1s --driver io_uring --api server"
+        );
+        assert_eq!(
             words("kolk-epoll", Load::Broadcast),
             "broadcast --listen unix:/a.sock --message 512 --driver epoll --api server"
         );
@@ -211,7 +231,9 @@ mod tests {
     #[test]
     fn limits_only_echo_and_kolk_is_there_three_ways() {
         assert!(named("limit-uring").does(Load::Idle) && !named("limit-uring").does(Load::Udp));
-        assert!(named("mio").does(Load::Udp));
+        assert!(named("mio").does(Load::Udp) && !named("mio").does(Load::Parked));
+        let sockets = named("limit-sockets");
+        assert!(sockets.does(Load::Parked) && !sockets.does(Load::Echo));
         let own = shipped()
             .into_iter()
             .filter(|contender| contender.family == Family::Kolk);

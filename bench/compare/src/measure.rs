@@ -151,7 +151,7 @@ impl Bench {
                 }
                 &self.kolk
             }
-            Load::Idle => {
+            Load::Idle | Load::Parked => {
                 words.extend(["load", "idle", &url, "--hold", &measured, "--json"]);
                 &self.kolk
             }

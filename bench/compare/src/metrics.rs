@@ -72,6 +72,11 @@ pub(crate) const IDLE: &[Metric] = &[
         "/kernel/bytes_per_connection",
     ),
 ];
+pub(crate) const PARKED: &[Metric] = &[less(
+    "kernel_bytes",
+    "kernel bytes a connection, both ends",
+    "/kernel/held_bytes_per_connection",
+)];
 pub(crate) const CHURN: &[Metric] = &[
     more("per_second", "connections/s", "/messages_per_second"),
     CPU,

@@ -42,7 +42,7 @@ pub(crate) struct Session {
 pub(crate) fn run(session: &Session) -> Result<bool> {
     session.bench.check()?;
     let contenders = present(session)?;
-    let mut progress = Progress::new(session, contenders.len() as u32);
+    let mut progress = Progress::new(session, &contenders);
     if let Some(warning) = machine::busy() {
         progress.say(&warning);
     }
@@ -283,7 +283,7 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(session: &Session, contenders: u32) -> Self {
+    fn new(session: &Session, contenders: &[Contender]) -> Self {
         let all: Duration = session
             .plans
             .iter()
@@ -350,10 +350,7 @@ pub(crate) fn list(plans: &[Plan], contenders: &[Contender], programs: &Path) {
             println!("  {mark} {cell}");
         }
     }
-    let all: Duration = plans
-        .iter()
-        .map(|plan| plan.estimate_all(contenders.len() as u32))
-        .sum();
+    let all: Duration = plans.iter().map(|plan| plan.estimate_all(contenders)).sum();
     println!(
         "\n* what a run measures by itself: about {:.0} minutes",
         all.as_secs_f64() / 60.0

@@ -8,6 +8,7 @@ use std::time::Duration;
 use harness::Result;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::contender::Contender;
 use crate::metrics::{self, Metric};
 
 /// One file: a kind of load, and the shapes in which it is offered.
@@ -77,6 +78,8 @@ pub(crate) enum Load {
     Rate,
     /// Connections that do nothing.
     Idle,
+    /// The same, for longer, and the kernel's memory counts.
+    Parked,
     /// Connections that come, exchange one message and go.
     Churn,
     /// One message to all.
@@ -91,7 +94,9 @@ impl Load {
     /// What the server is asked to be.
     pub(crate) fn service(self) -> &'static str {
         match self {
-            Self::Echo | Self::Active | Self::Rate | Self::Idle | Self::Churn => "echo",
+            Self::Echo | Self::Active | Self::Rate | Self::Idle | Self::Parked | Self::Churn => {
+                "echo"
+            }
             Self::Broadcast => "broadcast",
             Self::Udp => "udp",
             Self::Relay => "relay",
@@ -104,6 +109,7 @@ impl Load {
             Self::Echo | Self::Active => metrics::ECHO,
             Self::Rate => metrics::RATE,
             Self::Idle => metrics::IDLE,
+            Self::Parked => metrics::PARKED,
             Self::Churn => metrics::CHURN,
             Self::Broadcast => metrics::BROADCAST,
             Self::Udp => metrics::UDP,
@@ -115,7 +121,7 @@ impl Load {
     /// and to come to rest.
     fn overhead(self, connections: u32) -> Duration {
         let settle = match self {
-            Self::Idle => Duration::from_millis(2500),
+            Self::Idle | Self::Parked => Duration::from_millis(2500),
             Self::Active => Duration::from_millis(900),
             _ => Duration::from_millis(450),
         };
@@ -324,8 +330,10 @@ impl Plan {
         measured + self.scenario.load.overhead(cell.connections + cell.idle)
     }
 
-    /// Roughly how long all of it takes.
-    pub(crate) fn estimate_all(&self, contenders: u32) -> Duration {
+    /// Roughly how long all of it takes for those of the contenders that it is for.
+    pub(crate) fn estimate_all(&self, contenders: &[Contender]) -> Duration {
+        let load = self.scenario.load;
+        let asked = contenders.iter().filter(|it| it.does(load));
         let round: Duration = self
             .cells
             .iter()
@@ -333,7 +341,7 @@ impl Plan {
             .sum();
         // The rate of an open loop is found by one more round.
         let rounds = self.rounds + u32::from(self.scenario.load == Load::Rate);
-        round * rounds * contenders
+        round * rounds * asked.count() as u32
     }
 }
 
@@ -341,19 +349,19 @@ impl Plan {
 mod tests {
     use super::*;
 
-    const CONTENDERS: u32 = 14;
-
     fn shipped() -> Vec<Scenario> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
         Scenario::all(&folder).unwrap()
     }
 
     fn minutes(choice: &Choice) -> f64 {
+        let contenders = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contenders.toml");
+        let contenders = Contender::all(&contenders).unwrap();
         let plan = |scenario: &Scenario| {
             scenario
                 .plan(choice, None)
                 .unwrap()
-                .estimate_all(CONTENDERS)
+                .estimate_all(&contenders)
         };
         shipped().iter().map(plan).sum::<Duration>().as_secs_f64() / 60.0
     }

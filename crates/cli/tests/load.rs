@@ -148,7 +148,12 @@ fn idle_connections_are_held_and_their_memory_is_told() {
         (&json["connections"], &json["errors"], &json["counted_from"]),
         (&2200.into(), &0.into(), &1000.into())
     );
-    for key in ["/server/bytes_per_connection", "/server/one_time_bytes", "/kernel/bytes_per_connection"] {
+    for key in [
+        "/server/bytes_per_connection",
+        "/server/one_time_bytes",
+        "/kernel/bytes_per_connection",
+        "/kernel/held_bytes_per_connection",
+    ] {
         assert!(json.pointer(key).is_some_and(Value::is_number), "{key} in {json}");
     }
     let text = kolk(&load).expect_status(0).stdout;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::analysis::{Row, Sheet};
-use crate::contender::Family;
+use crate::contender::{Contender, Family};
 use crate::metrics::Metric;
 use crate::statistics::{Estimate, Verdict};
 
@@ -23,6 +23,7 @@ pub(crate) fn table(sheets: &[Sheet<'_>]) -> String {
         match sheet.scenario.name.as_str() {
             "echo" => echo(sheet, &mut judged),
             "idle" => idle(sheet, &mut judged),
+            "parked" => judged.extend(parked(sheet)),
             "churn" => judged.extend(by_the_first(
                 sheet,
                 "churn: at least 1.10 of the best peer",
@@ -208,22 +209,48 @@ fn idle(sheet: &Sheet<'_>, judged: &mut Vec<Judged>) {
             measured,
         ));
     }
-    let (Some(kolk), Some(peer)) = (
-        sheet.best(Family::Kolk, user),
-        sheet.best(Family::Peer, user),
-    ) else {
+    let best = sheet.best(Family::Kolk, user);
+    let Some(ours) = best.and_then(|kolk| kolk.median(user.key)) else {
         return;
     };
-    let (Some(ours), Some(theirs)) = (kolk.median(user.key), peer.median(user.key)) else {
+    let mut peers: Vec<(f64, &Contender)> = sheet
+        .family(Family::Peer)
+        .filter_map(|peer| Some((peer.median(user.key)?, peer.contender)))
+        .collect();
+    peers.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (keeping, bare): (Vec<_>, Vec<_>) =
+        peers.into_iter().partition(|(_, peer)| peer.keeps_session);
+    let Some(&(theirs, least)) = keeping.first() else {
         return;
     };
-    let measured = format!("{ours:.0} B; {} {theirs:.0} B", peer.contender.title);
+    let mut measured = format!("{ours:.0} B; {} {theirs:.0} B", least.title);
+    for (bytes, peer) in bare {
+        let _ = write!(measured, "; without one, {} {bytes:.0} B", peer.title);
+    }
     judged.push(judge(
         sheet,
-        "idle: the least of all peers",
+        "idle: the least of all peers that keep a session",
         ours <= theirs,
         measured,
     ));
+}
+
+/// What waiting costs the kernel beyond the sockets.
+fn parked(sheet: &Sheet<'_>) -> Option<Judged> {
+    let key = sheet.first_metric().key;
+    let sockets = sheet.row("limit-sockets")?.median(key)?;
+    let [uring, epoll] = ["kolk-uring", "limit-epoll"].map(|name| sheet.row(name));
+    let above = uring?.median(key)? - sockets;
+    let mut measured = format!("{above:.0} B above {sockets:.0} B of the sockets");
+    if let Some(epoll) = epoll.and_then(|row| row.median(key)) {
+        let _ = write!(measured, "; limit, epoll {:.0} B", epoll - sockets);
+    }
+    Some(judge(
+        sheet,
+        "parked on io_uring: at most 300 B of kernel memory above the socket",
+        above <= 300.0,
+        measured,
+    ))
 }
 
 fn by_the_first(sheet: &Sheet<'_>, bar: &'static str, least: f64) -> Option<Judged> {
@@ -320,6 +347,47 @@ mod tests {
             &[("limit-epoll", 105.0), ("tokio", 110.0)],
         );
         assert_eq!(text.matches("**fails**").count(), 2, "{text}");
+    }
+
+    /// One figure of each.
+    fn memory(scenario: &str, cell: &str, figures: &[(&str, f64)]) -> String {
+        let (scenarios, contenders) = shipped();
+        let rounds: Vec<_> = figures
+            .iter()
+            .map(|&(name, bytes)| (name, [(1.0, bytes)]))
+            .collect();
+        let figures: Vec<(&str, &[(f64, f64)])> = rounds
+            .iter()
+            .map(|(name, rounds)| (*name, &rounds[..]))
+            .collect();
+        table(&Sheet::all(
+            &results(scenario, cell, &figures),
+            &scenarios,
+            &contenders,
+        ))
+    }
+
+    #[test]
+    fn idle_memory_is_compared_with_those_that_keep_a_session() {
+        let peers = [("mio", 50.0), ("libuv", 350.0), ("tokio", 5000.0)];
+        let with = |kolk| {
+            let all = [&[("kolk-uring", kolk)], &peers[..]].concat();
+            memory("idle", "tcp-10000x64x1", &all)
+        };
+        let text = with(177.0);
+        assert_eq!(text.matches("| holds |").count(), 2, "{text}");
+        assert!(text.contains("libuv 350 B; without one, mio"), "{text}");
+        assert_eq!(with(400.0).matches("**fails**").count(), 2);
+    }
+
+    #[test]
+    fn parked_connections_are_compared_with_sockets_alone() {
+        let with = |kolk| {
+            let all = [("kolk-uring", kolk), ("limit-sockets", 8000.0)];
+            memory("parked", "tcp-10000x64x1", &all)
+        };
+        assert!(with(8299.0).contains("299 B above 8000 B of the sockets | holds |"));
+        assert!(with(8301.0).contains("**fails**"));
     }
 
     #[test]

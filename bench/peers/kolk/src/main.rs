@@ -7,9 +7,10 @@ mod server;
 mod watcher;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use kolk::{DriverChoice, DriverKind};
+use kolk::{DriverChoice, DriverConfig, DriverKind};
 use peer_common::{Address, Options, finish, prepared};
 
 /// The scenarios on kolk.
@@ -24,6 +25,9 @@ struct Arguments {
     /// Front end
     #[arg(long, value_enum, default_value = "server")]
     api: Api,
+    /// After how long a silence a connection is parked (io_uring), such as 1s
+    #[arg(long, value_name = "TIME", value_parser = harness::duration::parse)]
+    park_after: Option<Duration>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -39,19 +43,32 @@ enum Api {
     Watcher,
 }
 
+/// What a loop asks of the kernel.
+struct Kernel {
+    driver: DriverChoice,
+    sizes: DriverConfig,
+}
+
 fn main() -> ExitCode {
     let Arguments {
         options,
         driver,
         api,
+        park_after,
     } = Arguments::parse();
-    let driver = DriverChoice::Only(match driver {
-        Driver::IoUring => DriverKind::IoUring,
-        Driver::Epoll => DriverKind::Epoll,
-    });
+    let mut kernel = Kernel {
+        driver: DriverChoice::Only(match driver {
+            Driver::IoUring => DriverKind::IoUring,
+            Driver::Epoll => DriverKind::Epoll,
+        }),
+        sizes: DriverConfig::default(),
+    };
+    if park_after.is_some() {
+        kernel.sizes.park_after = park_after;
+    }
     let serve = prepared(move |scenario| match api {
-        Api::Server => server::serve(driver, scenario),
-        Api::Watcher => watcher::serve(driver, scenario),
+        Api::Server => server::serve(kernel, scenario),
+        Api::Watcher => watcher::serve(kernel, scenario),
     });
     finish("peer-kolk", options.scenario().and_then(serve))
 }

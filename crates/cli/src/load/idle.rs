@@ -71,17 +71,18 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let mut crowd = Crowd::new(&target, args.driver)?;
     let looks = open_in_steps(args, &mut crowd, server)?;
     hold(args.hold, &mut crowd)?;
+    let looks = Looks { held: look(crowd.alive(), server), ..looks };
     let report = Report::new(args.address.clone(), args.hold, looks, &crowd);
     Ok(show(&report, args.json))
 }
 
-/// Opens the connections, looking at the memory before, on the way and after.
+/// Opens the connections, looking at the memory before, on the way and after. Nothing is held yet.
 fn open_in_steps(args: &Args, crowd: &mut Crowd, server: Server) -> Result<Looks, Failure> {
     let none = look(0, server);
     // Too short a way from 1000 to N would show noise as a slope.
     let first = if args.connections >= 2 * FIRST { Some(open(crowd, FIRST, server)?) } else { None };
     let all = open(crowd, args.connections, server)?;
-    Ok(Looks { none, first, all })
+    Ok(Looks { none, first, all, held: all })
 }
 
 fn open(crowd: &mut Crowd, connections: u32, server: Server) -> Result<Look, Failure> {

@@ -18,13 +18,14 @@ pub(crate) struct Look {
     pub(crate) kernel: Option<KernelMemory>,
 }
 
-/// Memory before the first connection, on the way, and with all of them.
+/// Memory before the first connection, on the way, with all of them, and after they were held.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Looks {
     pub(crate) none: Look,
     /// Absent when there are too few connections for a look on the way.
     pub(crate) first: Option<Look>,
     pub(crate) all: Look,
+    pub(crate) held: Look,
 }
 
 /// Everything that a run measured.
@@ -68,6 +69,8 @@ struct ServerGrowth {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct KernelGrowth {
     bytes_per_connection: f64,
+    /// From none to the end of the hold: a server may let a silent connection wait in less after a while.
+    held_bytes_per_connection: f64,
     source: Source,
 }
 
@@ -140,8 +143,12 @@ impl Looks {
     }
 
     fn kernel_growth(&self) -> Option<KernelGrowth> {
-        let (from, end) = (self.from().kernel?, self.all.kernel?);
-        Some(KernelGrowth { bytes_per_connection: end.growth(from) / self.added(), source: end.source })
+        let (none, from, end) = (self.none.kernel?, self.from().kernel?, self.all.kernel?);
+        Some(KernelGrowth {
+            bytes_per_connection: end.growth(from) / self.added(),
+            held_bytes_per_connection: self.held.kernel?.growth(none) / self.held.connections.max(1) as f64,
+            source: end.source,
+        })
     }
 }
 
@@ -173,9 +180,10 @@ impl ServerGrowth {
 impl KernelGrowth {
     fn line(self) -> String {
         format!(
-            "  kernel      {:.0} B a connection, both ends if the server is on this machine\n     \
-                      ({}; the whole machine's, so other programs are noise)",
+            "  kernel      {:.0} B a connection, {:.0} B after the hold, both ends if the server is on\n     \
+                      this machine ({}; the whole machine's, so other programs are noise)",
             self.bytes_per_connection,
+            self.held_bytes_per_connection,
             self.source.describe()
         )
     }
@@ -199,18 +207,21 @@ mod tests {
             none: look(0, 50_000, 0),
             first: Some(look(1000, 50_000 + 300_000 + 200_000, 8_000_000)),
             all: look(10_000, 50_000 + 300_000 + 2_000_000, 80_000_000),
+            held: look(10_000, 50_000 + 300_000 + 2_000_000, 70_000_000),
         };
         let server = looks.server_growth().unwrap();
         assert_eq!(server.bytes_per_connection, 200.0);
         assert_eq!(server.one_time_bytes, Some(300_000.0));
         assert_eq!((server.start_bytes, server.end_bytes), (50_000, 2_350_000));
-        assert_eq!(looks.kernel_growth().unwrap().bytes_per_connection, 8000.0);
+        let kernel = looks.kernel_growth().unwrap();
+        assert_eq!((kernel.bytes_per_connection, kernel.held_bytes_per_connection), (8000.0, 7000.0));
         assert!(server.line(1000).contains("200 B of user memory a connection"));
     }
 
     #[test]
     fn few_connections_are_counted_from_none() {
-        let looks = Looks { none: look(0, 1000, 0), first: None, all: look(100, 51_000, 0) };
+        let all = look(100, 51_000, 0);
+        let looks = Looks { none: look(0, 1000, 0), first: None, all, held: all };
         let server = looks.server_growth().unwrap();
         assert_eq!((server.bytes_per_connection, server.one_time_bytes), (500.0, None));
         assert!(server.line(0).contains("one-time part included"));
@@ -218,7 +229,8 @@ mod tests {
 
     #[test]
     fn a_server_that_ended_gives_no_figure() {
-        let looks = Looks { none: look(0, 0, 0), first: None, all: Look { server: None, ..look(1, 0, 0) } };
+        let all = Look { server: None, ..look(1, 0, 0) };
+        let looks = Looks { none: look(0, 0, 0), first: None, all, held: all };
         assert!(looks.server_growth().is_none());
     }
 }

@@ -3,15 +3,17 @@
 mod broadcast;
 mod relay;
 
-use kolk::DriverChoice;
 use kolk::server::{Action, Builder, Conn, Datagram, DatagramSocket, Handler, Input, Server};
 use peer_common::{Result, Scenario, announce};
 
-use crate::{target, url};
+use crate::{Kernel, target, url};
 
 /// Serves until SIGTERM or SIGINT.
-pub(crate) fn serve(driver: DriverChoice, scenario: Scenario) -> Result {
-    let server = Server::builder().driver(driver).event_loops(1);
+pub(crate) fn serve(kernel: Kernel, scenario: Scenario) -> Result {
+    let server = Server::builder()
+        .driver(kernel.driver)
+        .driver_config(kernel.sizes)
+        .event_loops(1);
     match scenario {
         Scenario::Echo { listen } => run(server.listen(url(&listen)), |_| Echo),
         Scenario::Broadcast { listen, message } => {

@@ -5,26 +5,35 @@ mod echo;
 mod relay;
 mod udp;
 
+use kolk::Listeners;
 use kolk::watcher::Watcher;
-use kolk::{DriverChoice, Listeners};
 use peer_common::{Result, Scenario, announce};
 
-use crate::{target, url};
+use crate::{Kernel, target, url};
 
 /// Serves until it is killed.
-pub(crate) fn serve(driver: DriverChoice, scenario: Scenario) -> Result {
+pub(crate) fn serve(kernel: Kernel, scenario: Scenario) -> Result {
     match scenario {
-        Scenario::Echo { listen } => start(driver, &url(&listen), ())?.run(echo::run),
+        Scenario::Echo { listen } => start(kernel, &url(&listen), ())?.run(echo::run),
         Scenario::Broadcast { listen, message } => {
             let broadcast = broadcast::Broadcast::new(message);
-            start(driver, &url(&listen), broadcast::LISTENER)?.run(|watcher| broadcast.run(watcher))
+            start(kernel, &url(&listen), broadcast::LISTENER)?.run(|watcher| broadcast.run(watcher))
         }
         Scenario::Relay { listen, to } => {
             let to = target(to);
-            start(driver, &url(&listen), relay::Context::Listener)?
+            start(kernel, &url(&listen), relay::Context::Listener)?
                 .run(|watcher| relay::run(watcher, &to))
         }
-        Scenario::Udp { listen } => udp::run(driver, listen),
+        Scenario::Udp { listen } => udp::run(kernel, listen),
+    }
+}
+
+impl Kernel {
+    fn watcher<C: Send + 'static>(self) -> kolk::Result<Watcher<C>> {
+        Watcher::builder()
+            .driver(self.driver)
+            .driver_config(self.sizes)
+            .build()
     }
 }
 
@@ -36,11 +45,11 @@ struct Accepting<C> {
 }
 
 fn start<C: Clone + Send + 'static>(
-    driver: DriverChoice,
+    kernel: Kernel,
     address: &str,
     context: C,
 ) -> Result<Accepting<C>> {
-    let mut watcher = Watcher::builder().driver(driver).build()?;
+    let mut watcher = kernel.watcher()?;
     let mut listeners = Listeners::bind([address], 1)?;
     for socket in listeners.take(0) {
         let listener = watcher.adopt(socket)?;

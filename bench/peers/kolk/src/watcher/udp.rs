@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 
-use kolk::DriverChoice;
-use kolk::watcher::{Completions, Operation, Watcher};
+use kolk::watcher::{Completions, Operation};
 use peer_common::{Result, announce};
+
+use crate::Kernel;
 
 /// Datagrams under way at once, those that are awaited and those that are sent: the bound of its memory.
 const DATAGRAMS: usize = 64;
 
-pub(super) fn run(driver: DriverChoice, address: SocketAddr) -> Result {
-    let mut watcher = Watcher::builder().driver(driver).build()?;
+pub(super) fn run(kernel: Kernel, address: SocketAddr) -> Result {
+    let mut watcher = kernel.watcher()?;
     let socket = watcher.adopt(peer_common::udp(address)?)?;
     for _ in 0..DATAGRAMS {
         watcher.recv_from(socket, ())?; // one wait brings as many as have arrived
