@@ -158,11 +158,11 @@ impl Driver {
     /// outcome brings it in a queue, or [`Frequent::SentLease`] says that it has left.
     #[inline(always)]
     pub fn send_lease(&mut self, key: Key, lease: Lease) -> LeaseSend {
-        if let Self::Uring(driver) = self {
-            driver.send_lease(key, lease);
-            return LeaseSend::Pending;
+        match self {
+            Self::Uring(driver) => driver.send_lease(key, lease),
+            // Their sends are calls in any case.
+            Self::Epoll(_) | Self::Sim(_) => self.send_lease_at_once(key, lease),
         }
-        self.send_lease_at_once(key, lease)
     }
 
     /// The same by one ordinary call, which sends all of it or not.

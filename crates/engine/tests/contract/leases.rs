@@ -23,6 +23,8 @@ contract!(everywhere:
 
 contract!(real_kernels: a_flush_sends_a_lease_at_once);
 
+contract!(real_drivers: more_than_an_operation_may_be_leaves_whole);
+
 /// Lengths around all limits at which a lease takes another way.
 const LENGTHS: [usize; 8] = [
     1,
@@ -209,4 +211,22 @@ fn a_flush_sends_a_lease_at_once(world: World) {
         expect_without_a_turn(&mut peer, &pattern(len));
         rig.settle();
     }
+}
+
+fn more_than_an_operation_may_be_leaves_whole(world: World) {
+    const LEN: usize = (1 << 32) + 100;
+    let mut rig = Rig::new(world);
+    let (conn, peer) = rig.pair();
+    rig.settle();
+    let reading = std::thread::spawn(|| peer.read_blocking());
+    // It waits for the turn, as what is reported does.
+    rig.event_loop.report_sends(conn, true).expect("an open name");
+    let queued = write(&mut rig, conn, Lease::from(bytes::Bytes::from(vec![0; LEN])));
+    assert_eq!(queued, LEN as u64);
+    rig.until("a report", |rig| !rig.record(conn).sent.is_empty());
+    let sent = std::mem::take(&mut rig.record(conn).sent);
+    assert!(matches!(sent[..], [(count, Ok(()))] if count == LEN as u64), "{sent:?}");
+    rig.event_loop.shutdown_write(conn).expect("an open name");
+    rig.settle();
+    assert_eq!(reading.join().expect("the peer reads"), LEN as u64);
 }

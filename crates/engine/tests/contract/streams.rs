@@ -26,6 +26,7 @@ contract!(each_driver:
     reset_while_reading,
     reset_while_writing,
 );
+contract!(real_drivers: a_receive_may_have_room_for_more_than_an_operation_may_be);
 
 fn bytes_arrive_in_both_directions(world: World) {
     let mut rig = Rig::new(world);
@@ -230,6 +231,16 @@ fn a_file_shorter_than_its_range_fails_the_send(world: World) {
     rig.event_loop.close(conn, Close::Flush);
     drop(peer);
     rig.closed(conn);
+}
+
+fn a_receive_may_have_room_for_more_than_an_operation_may_be(world: World) {
+    let mut rig = Rig::new(world);
+    let (conn, mut peer) = rig.pair();
+    for room in [1_usize << 31, (1 << 32) + 1] {
+        rig.event_loop.receive_into(conn, BytesMut::with_capacity(room)).expect("no other is in flight");
+        peer.write_all(b"a few").expect("there is room");
+        assert_eq!(received_into(&mut rig, conn).expect("bytes arrived"), &b"a few"[..]);
+    }
 }
 
 fn a_receive_into_a_buffer_fills_its_spare_capacity(world: World) {

@@ -36,7 +36,7 @@ use super::{Completions, DriverConfig, DriverStats, Socket, Waker};
 use crate::buffer::{Arena, DatagramQueue, Lease, OutQueue};
 use crate::clock::Timestamp;
 use crate::limits::{COMPLETIONS_PER_TURN, HEARD_IN_RING, SEND_BYTES_PER_TURN};
-use crate::op::{Completion, Direction, Frequent, Interest, Op, Outcome, Submitted};
+use crate::op::{Completion, Direction, Frequent, Interest, LeaseSend, Op, Outcome, Submitted};
 use crate::prefetch::prefetch;
 use crate::socket;
 use crate::token::{Key, Token, TokenKind};
@@ -53,6 +53,9 @@ const RECVSEND_POLL_FIRST: u16 = 1;
 
 /// A stream is sent whole, or until it fails, and a peer that has gone is an error, not a signal.
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+
+/// Most bytes of one send or receive: the kernel moves no more at a time, read(2), and refuses an entry of 2 GiB and more.
+const TRANSFER_SIZE_MAX: usize = 0x7fff_f000;
 
 /// The io_uring driver of one loop.
 ///
@@ -247,16 +250,20 @@ impl Uring {
         linux::send(self.row(key).fd(), bytes)
     }
 
-    /// Starts to send one lease.
+    /// Starts to send one lease. One that is longer than an operation may be goes by way of a queue.
     #[inline(always)]
-    pub(super) fn send_lease(&mut self, key: Key, lease: Lease) {
-        let fd = types::Fd(self.row(key).raw_fd());
-        let entry = opcode::Send::new(fd, lease.as_ptr(), lease.len() as u32).flags(SEND_FLAGS).build();
+    pub(super) fn send_lease(&mut self, key: Key, lease: Lease) -> LeaseSend {
+        if lease.len() > TRANSFER_SIZE_MAX {
+            return LeaseSend::Unfinished(lease, Ok(0));
+        }
         let len = lease.len() as u32;
+        let fd = types::Fd(self.row(key).raw_fd());
+        let entry = opcode::Send::new(fd, lease.as_ptr(), len).flags(SEND_FLAGS).build();
         let place = self.memory.leases.put(lease);
         self.row(key).set_send(Send::Lease(place, len));
         // SAFETY: the lease stays on the shelf, or in a queue, until the final completion, and its bytes where they are.
         unsafe { self.push(key, TokenKind::Send, entry) };
+        LeaseSend::Pending
     }
 
     /// After the first call of [`try_send`](Self::try_send): `first` is what came of it.
@@ -454,7 +461,7 @@ impl Uring {
         let place = self.memory.buffers.put(buffer);
         self.row(key).start_receiving(Receive::Into(place, Flight::InKernel));
         let spare = self.memory.buffers.get_mut(place).spare_capacity_mut();
-        let (pointer, len) = (spare.as_mut_ptr().cast(), spare.len().min(u32::MAX as usize) as u32);
+        let (pointer, len) = (spare.as_mut_ptr().cast(), spare.len().min(TRANSFER_SIZE_MAX) as u32);
         let row = self.row(key);
         let entry =
             opcode::Recv::new(types::Fd(row.raw_fd()), pointer, len).ioprio(row.receive_priority()).build();
@@ -473,7 +480,7 @@ impl Uring {
         let mut header = None;
         let entry = match queue.single_slice() {
             Some(bytes) => {
-                let len = bytes.len().min(u32::MAX as usize) as u32;
+                let len = bytes.len().min(TRANSFER_SIZE_MAX) as u32;
                 opcode::Send::new(fd, bytes.as_ptr(), len).flags(SEND_FLAGS).build()
             }
             None => {
