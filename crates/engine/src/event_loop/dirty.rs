@@ -74,9 +74,9 @@ impl DirtyList {
         self.entries.get(index).map(|entry| (entry.key, entry.only.is_empty()))
     }
 
-    /// Drops the last entry if it is that of `key`.
+    /// Drops the last entry if it is that of `key`, and what was written is in the slot's queue.
     pub(super) fn pop_if_last(&mut self, key: Key) -> bool {
-        self.entries.pop_if(|last| last.key == key).is_some()
+        self.entries.pop_if(|last| last.key == key && last.only.is_empty()).is_some()
     }
 
     /// Drops the first `count` entries, which were flushed. Those behind them have no lease: they know their place.
@@ -125,5 +125,7 @@ mod tests {
         assert_eq!((list.len(), list.peek(0)), (1, Some((key(3), true))));
         assert!(!list.pop_if_last(key(1)) && list.pop_if_last(key(3)));
         assert_eq!(list.peek(0), None);
+        list.push_only(key(4), self::lease());
+        assert!(!list.pop_if_last(key(4)), "its lease is still to be sent");
     }
 }

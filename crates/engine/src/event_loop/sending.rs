@@ -159,6 +159,8 @@ impl Core {
     /// Sends what is queued at once, instead of with the next turn. No effect while a send is in flight.
     pub fn flush(&mut self, conn: ConnId) {
         let key = conn.key();
+        // However much it was, it is sent.
+        self.hold_back(conn);
         let Some(slot) = self.slots.get(key).filter(|slot| slot.dirty) else { return };
         match slot.only {
             Some(place) => {

@@ -21,7 +21,7 @@ contract!(everywhere:
     a_lease_is_reported_as_every_send,
 );
 
-contract!(real_kernels: a_flush_sends_a_lease_at_once);
+contract!(real_kernels: a_flush_sends_a_lease_at_once, a_lease_behind_much_that_was_flushed_waits_for_the_turn);
 
 contract!(real_drivers: more_than_an_operation_may_be_leaves_whole);
 
@@ -209,6 +209,24 @@ fn a_flush_sends_a_lease_at_once(world: World) {
         write(&mut rig, conn, lease(len));
         rig.event_loop.flush(conn);
         expect_without_a_turn(&mut peer, &pattern(len));
+        rig.settle();
+    }
+}
+
+fn a_lease_behind_much_that_was_flushed_waits_for_the_turn(world: World) {
+    let mut rig = Rig::new(world);
+    let ((conn, mut peer), (other, mut its_peer)) = (rig.pair(), rig.pair());
+    rig.settle();
+    let much = pattern(EAGER_SEND as usize);
+    for len in [COPY_SIZE, MEDIUM] {
+        write(&mut rig, other, lease(len));
+        rig.event_loop.write_copy(conn, &much).expect("an open name");
+        rig.event_loop.flush(conn);
+        write(&mut rig, conn, lease(len));
+        assert!(rig.event_loop.next_progress().is_none(), "nothing has happened");
+        let received = rig.read_exact(&mut peer, much.len() + len);
+        assert!(received[..much.len()] == much && received[much.len()..] == pattern(len));
+        assert!(rig.read_exact(&mut its_peer, len) == pattern(len));
         rig.settle();
     }
 }
