@@ -62,13 +62,18 @@ fn pass(gate: &Mutex<Receiver<()>>) {
 fn r24_a_full_pool_says_so(world: &World) {
     let (tell, _told) = telling();
     let (open, gate) = gate();
+    let (begun, has_begun) = channel();
     let server = start(world.server().offload_pool(1, 2), move || {
-        let (mut calls, gate) = (Calls::<()>::new(&tell), Arc::clone(&gate));
+        let (mut calls, gate, begun) = (Calls::<()>::new(&tell), Arc::clone(&gate), begun.clone());
         calls.data = Box::new(move |(), conn, input| {
             for _ in 0..input.take().len() {
-                let gate = Arc::clone(&gate);
-                let offloaded =
-                    conn.offload(move || pass(&gate), |(): &mut (), conn, ()| conn.write("done "));
+                let (gate, begun) = (Arc::clone(&gate), begun.clone());
+                let job = move || {
+                    // Only the first is waited for.
+                    let _ = begun.send(());
+                    pass(&gate);
+                };
+                let offloaded = conn.offload(job, |(): &mut (), conn, ()| conn.write("done "));
                 if let Err(error) = offloaded {
                     assert!(error.is_busy(), "{error}");
                     conn.write("busy ");
@@ -81,9 +86,8 @@ fn r24_a_full_pool_says_so(world: &World) {
     let mut peer = world.connect(&server);
     let mut other = world.connect(&server);
     peer.send("x");
-    until("it was offloaded", || server.stats().jobs == 1);
+    has_begun.recv_timeout(PATIENCE).expect("the job begins");
     // One runs, two wait, and there is no room for more; also not for another connection.
-    std::thread::sleep(Duration::from_millis(20));
     peer.send("xxxxx");
     peer.expect("busy busy busy ");
     other.send("x");
